@@ -1,0 +1,491 @@
+"""The nouns: what a source, a plan, a stored file, a backup and an event are. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+FORMAT = 1
+"""Number of the on-disk format this code writes; a higher one is listed but not trusted (docs/adr/0001)."""
+
+
+class Part(StrEnum):
+    """A part of an environment that can be asked for by name."""
+
+    CACHE = "cache"
+    CHAT = "chat"
+    STORAGE = "storage"
+    IDENTITY = "identity"
+    ARTIFACTS = "artifacts"
+    UPLOADS = "uploads"
+    ANALYTICS = "analytics"
+    LOGS = "logs"
+    ENV = "env"
+    QDRANT = "qdrant"
+
+
+DOCMIND_LABEL: Mapping[Part, str] = {
+    Part.CACHE: "cache_db",
+    Part.STORAGE: "snapshots",
+    Part.IDENTITY: "deployment_identity",
+    Part.ARTIFACTS: "artifacts",
+    Part.UPLOADS: "uploads",
+    Part.QDRANT: "qdrant_snapshots",
+    Part.CHAT: "chat_db",
+    Part.ANALYTICS: "analytics",
+    Part.LOGS: "logs",
+    Part.ENV: "env",
+}
+"""DocMind's word for each part, in its manifest's `included`."""
+
+
+class Kind(StrEnum):
+    """How a source on this machine is captured."""
+
+    FILE = "file"
+    TREE = "tree"
+    SQLITE = "sqlite"
+    DUCKDB = "duckdb"
+    EMBEDDED = "embedded"
+    """A `QdrantClient(path=...)` folder."""
+
+
+class Layout(StrEnum):
+    """The two generations of DocMind's data directory."""
+
+    V1 = "v1"
+    V2 = "v2"
+
+
+class Reason(StrEnum):
+    """Why something that was asked for is not (or not soundly) in a backup."""
+
+    GONE = "gone"
+    """There last time, not there now."""
+    EMPTIED = "emptied"
+    """Not empty last time, empty now."""
+    MISSING = "missing"
+    """Required and not found, never seen before either."""
+    DAMAGED = "damaged"
+    """Captured as it is; it was already broken in the source."""
+    BUSY = "busy"
+    """Another process held it locked."""
+    CHANGING = "changing"
+    """It changed each time it was read."""
+    UNREADABLE = "unreadable"
+    """The operating system refused to read it."""
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    DISTRIBUTED = "distributed"
+    """Qdrant runs as a cluster: one node's snapshot is not the collection."""
+    MISMATCH = "mismatch"
+    """What arrived is not what the server said it sent."""
+    MOVED = "moved"
+    """The active index snapshot, the deployment id or the uploads changed during the run, twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """One thing that was asked for and is not soundly in the backup."""
+
+    part: Part
+    source: str
+    """What it is called: a path relative to the project, or a collection."""
+    reason: Reason
+    detail: str = ""
+    """One sentence for people."""
+    rebuildable: bool = False
+    """The application makes it again by itself ("recoverable, cold cache")."""
+
+
+# -- what is there -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A thing to keep that lies on this machine."""
+
+    part: Part
+    kind: Kind
+    name: str
+    """As people know it, relative to the project where it lies there."""
+    path: Path
+    """Where it is, links in the root resolved."""
+    stored: PurePosixPath
+    """Where it goes inside a backup."""
+    skip: tuple[str, ...] = ()
+    """Top-level names inside a tree that are left out (locks, workspaces), as fnmatch patterns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A source as scan found it."""
+
+    source: Source
+    files: int
+    """Regular files; 0 when nothing is there."""
+    bytes: int
+    exists: bool = True
+    newest_mtime_ns: int = 0
+    problem: str = ""
+    """What the operating system said when it could not be looked at."""
+
+    @property
+    def empty(self) -> bool:
+        return not self.exists or (self.files == 0 if self.source.kind is Kind.TREE else self.bytes == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSnapshot:
+    """One folder below `data/storage`, as its manifest describes it."""
+
+    name: str
+    schema_version: str = ""
+    app_version: str = ""
+    collections: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Role (text, image) to the exact collection name."""
+    collection_metadata: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]]
+    )
+    corpus_hash: str = ""
+    graph_store_type: str = ""
+    problem: str = ""
+    """Why it cannot be relied on; empty when its own manifest could be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """A collection as the server (or the embedded folder) describes it."""
+
+    name: str
+    role: str
+    """`text`, `image`, or `` for one that was asked for by name."""
+    exists: bool = True
+    points: int = 0
+    """Exact count at the time of the scan."""
+    vectors: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sparse_vectors: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    payload_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    aliases: tuple[str, ...] = ()
+    shards: int = 1
+    sharding: str = "auto"
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The whole config as the server gave it, for a restore that has to make the collection itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class QdrantState:
+    """What Qdrant said of itself during the scan."""
+
+    url: str
+    """Without credentials; `path:<folder>` for an embedded storage."""
+    version: str = ""
+    peers: int = 1
+    collections: tuple[CollectionState, ...] = ()
+    embedded: bool = False
+    error: str = ""
+    """Why it could not be asked; empty when it answered."""
+    reason: Reason | None = None
+    hint: str = ""
+
+
+# -- what a backup says of itself ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a backup was asked to hold, and of which environment: the unit of retention."""
+
+    data_dir: str
+    deployment_id: str
+    """Empty where there is none (v1)."""
+    parts: frozenset[Part]
+    collections: frozenset[str]
+    """`role:text`, `role:image`, or `name:<collection>` when asked for by name."""
+
+    def covers(self, other: Scope) -> bool:
+        """Everything `other` asked for was asked for here too."""
+        same = (self.data_dir, self.deployment_id) == (other.data_dir, other.deployment_id)
+        return same and self.parts >= other.parts and self.collections >= other.collections
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The source file as it was read: what tells whether it changed since."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    sidecars: Mapping[str, tuple[int, int, int, int] | None] = field(
+        default_factory=dict[str, tuple[int, int, int, int] | None]
+    )
+    """Of a database: suffix to (ino, size, mtime_ns, ctime_ns), None where absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The stored file's own stat: what tells whether it is still the one that was hashed."""
+
+    ino: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A stored regular file: one line of the inventory."""
+
+    path: str
+    """POSIX, relative to the backup; bytes that are not UTF-8 as surrogate escapes."""
+    size: int
+    sha256: str
+    mtime_ns: int
+    mode: int
+    """Permission bits in the source (the stored file itself is 0400)."""
+    uid: int = 0
+    gid: int = 0
+    origin: Origin | None = None
+    """None for files this tool made (a collection snapshot, a database copied by its own engine)."""
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """A stored symbolic link, never followed."""
+
+    path: str
+    target: str
+    mtime_ns: int = 0
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """A stored folder (itself 0700); `mode` and `mtime_ns` are the source's."""
+
+    path: str
+    mtime_ns: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+Entry = FileEntry | LinkEntry | DirEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    files: int = 0
+    bytes: int = 0
+    links: int = 0
+    directories: int = 0
+    own_bytes: int = 0
+    """Bytes that only this backup holds (the rest is shared with an earlier one)."""
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.links + other.links,
+            self.directories + other.directories,
+            self.own_bytes + other.own_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRecord:
+    """One collection as it was captured."""
+
+    name: str
+    role: str
+    taken_at: str
+    """UTC, ISO 8601."""
+    points_min: int
+    points_max: int
+    """Exact counts before and after, the smaller first; equal: the snapshot's count is exact."""
+    path: str
+    """The stored file: a server snapshot, or an embedded collection's `storage.sqlite`."""
+    size: int
+    sha256: str
+    snapshot_name: str = ""
+    """The server's name for it; empty for an embedded collection."""
+    server_checksum: str = ""
+    """As the server said, empty when it gave none."""
+    state: CollectionState = field(default_factory=lambda: CollectionState("", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class QdrantRecord:
+    url: str
+    version: str
+    embedded: bool
+    collections: tuple[CollectionRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """A part that lost most of what it held since the last good backup (design.md, C11)."""
+
+    part: Part
+    what: str
+    """`files`, `bytes` or `points`."""
+    before: int
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a backup says of itself: all that list, prune and completion ever read (docs/manifest.md)."""
+
+    id: str
+    sequence: int
+    started_at: datetime
+    finished_at: datetime
+    host: str
+    tool_version: str
+    scope: Scope
+    layout: Layout
+    project: str
+    included: tuple[Part, ...]
+    """The parts that really are in the backup."""
+    totals: Totals
+    parts: Mapping[Part, Totals]
+    locations: Mapping[str, str]
+    """Stored root (`data/uploads`) to where it was on the host (`/srv/docmind/data/uploads`)."""
+    omissions: tuple[Omission, ...] = ()
+    notes: tuple[str, ...] = ()
+    shrinks: tuple[Shrink, ...] = ()
+    shrink_accepted: bool = False
+    absent_accepted: tuple[str, ...] = ()
+    """Names of sources whose absence or emptiness was accepted by `--accept-shrink`."""
+    ineligible: tuple[str, ...] = ()
+    """Why DocMind's own checker would not take it for a recovery point; empty when it does."""
+    index_snapshots: tuple[Mapping[str, Any], ...] = ()
+    """`{name, active, collections, collections_captured}` for each one stored."""
+    qdrant: QdrantRecord | None = None
+    key_fingerprints: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Salted fingerprints of the image key and the HMAC secret, and the key id."""
+    digests: Mapping[str, str] = field(default_factory=dict[str, str])
+    """sha256 of inventory.jsonl, manifest.json, SHA256SUMS and README.md."""
+    format: int = FORMAT
+    requires: tuple[str, ...] = ()
+    """Names of features a reader has to know to use this backup; an unknown one is exit 16."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.omissions
+
+    @property
+    def lacks_only_rebuildable(self) -> bool:
+        return all(omission.rebuildable for omission in self.omissions)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The remembered outcome of the last verification."""
+
+    record_sha256: str
+    verified_at: datetime
+    level: str
+    """`full` (contents read) or `quick` (sizes only)."""
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A finished backup in a catalog."""
+
+    directory: Path
+    record: Record
+    seal: Seal | None = None
+    held: str | None = None
+    """Why it is held; None when it is not."""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def damaged(self) -> bool:
+        return self.seal is not None and not self.seal.intact
+
+    @property
+    def counts(self) -> bool:
+        """Good enough to stand for its scope: design.md, invariant 4."""
+        record = self.record
+        accepted = not record.shrinks or record.shrink_accepted
+        return record.lacks_only_rebuildable and accepted and not self.damaged
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignBackup:
+    """A backup DocMind's own service made: listed, never pruned."""
+
+    directory: Path
+    created_at: datetime | None
+    complete: bool
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenBackup:
+    """A directory with a backup's name whose record cannot be used."""
+
+    directory: Path
+    problem: str
+    too_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What a run that died left behind."""
+
+    directory: Path
+
+
+# -- events --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    copy_bytes: int
+    """Bytes of files that are going to be copied, as scan saw them."""
+    download_bytes: int
+    """Expected bytes of collection snapshots; 0 when unknown."""
+    collections: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    bytes: int
+    downloaded: bool = False
+    """From Qdrant, not from this machine's files."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    label: str
+    files: int
+    bytes: int
+    outcome: str = ""
+    """Empty when all went well, else the omission's reason."""
+
+
+Event = RunStarted | StepStarted | Advanced | StepFinished
+OnEvent = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """An `OnEvent` for callers who do not look."""

@@ -1,0 +1,65 @@
+"""What can go wrong, as the caller meets it: one class, one exit code, one next step."""
+
+from __future__ import annotations
+
+
+class BackupError(Exception):
+    """An expected failure: says what and where; `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(BackupError):
+    """The command line or the configuration asks for something that cannot be meant."""
+
+    exit_code = 2
+
+
+class DamageFound(BackupError):
+    """A backup is not what its record says."""
+
+    exit_code = 4
+
+
+class NoSuchBackup(BackupError):
+    exit_code = 10
+
+
+class Locked(BackupError):
+    """Somebody else holds the lock; the message names the holder."""
+
+    exit_code = 11
+
+
+class NoSpace(BackupError):
+    exit_code = 13
+
+
+class QdrantError(BackupError):
+    """Qdrant (or another service) is unavailable or refused."""
+
+    exit_code = 15
+
+
+class QdrantUnreachable(QdrantError):
+    """Nothing answered, or not in time."""
+
+
+class QdrantRefused(QdrantError):
+    """It answered, and said no: a missing, wrong or read-only key."""
+
+
+class FormatTooNew(BackupError):
+    exit_code = 16
+
+
+class Interrupted(BackupError):
+    """A signal asked us to stop; `exit_code` is 128 + its number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("interrupted; nothing was published")
+        self.exit_code = 128 + signal_number
