@@ -39,6 +39,12 @@ class NoSpace(BackupError):
     exit_code = 13
 
 
+class SourceMissing(BackupError):
+    """Everything that was there last time is gone: an unmounted disk, more likely than not."""
+
+    exit_code = 14
+
+
 class QdrantError(BackupError):
     """Qdrant (or another service) is unavailable or refused."""
 
@@ -61,5 +67,5 @@ class Interrupted(BackupError):
     """A signal asked us to stop; `exit_code` is 128 + its number."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted; nothing was published")
+        super().__init__("interrupted")
         self.exit_code = 128 + signal_number

@@ -148,9 +148,7 @@ class IndexSnapshot:
     app_version: str = ""
     collections: Mapping[str, str] = field(default_factory=dict[str, str])
     """Role (text, image) to the exact collection name."""
-    collection_metadata: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict[str, Mapping[str, Any]]
-    )
+    collection_metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     corpus_hash: str = ""
     graph_store_type: str = ""
     problem: str = ""
@@ -300,6 +298,19 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One captured source of files: what of it is in the backup, and where it came from."""
+
+    part: Part
+    stored: str
+    """Its root inside the backup."""
+    origin: str
+    """Where it was on the host; a restore puts it where the target's own settings say."""
+    kind: Kind
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionRecord:
     """One collection as it was captured."""
 
@@ -356,9 +367,7 @@ class Record:
     included: tuple[Part, ...]
     """The parts that really are in the backup."""
     totals: Totals
-    parts: Mapping[Part, Totals]
-    locations: Mapping[str, str]
-    """Stored root (`data/uploads`) to where it was on the host (`/srv/docmind/data/uploads`)."""
+    sources: tuple[SourceRecord, ...]
     omissions: tuple[Omission, ...] = ()
     notes: tuple[str, ...] = ()
     shrinks: tuple[Shrink, ...] = ()

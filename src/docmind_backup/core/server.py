@@ -59,6 +59,10 @@ class CollectionServer(Protocol):
         """`exists=False` when there is no such collection; counts exactly; role is left empty."""
         ...
 
+    def aliases(self) -> dict[str, str]:
+        """alias -> collection, all of them."""
+        ...
+
     def count(self, name: str) -> int:
         """Exact number of points."""
         ...
@@ -69,9 +73,7 @@ class CollectionServer(Protocol):
 
     def create_snapshot(self, name: str) -> ServerSnapshot: ...
 
-    def download(
-        self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]
-    ) -> Downloaded:
+    def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
         """Stream the snapshot into a new file `target` (0400), hashing on the way."""
         ...
 

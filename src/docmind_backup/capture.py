@@ -1,0 +1,283 @@
+"""Capture one source into a staging folder. What is wrong with it becomes an omission, never an exception."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from docmind_backup.copying import (
+    ATTEMPTS,
+    Captured,
+    Copier,
+    Patience,
+    Replaced,
+    SourceError,
+    Staging,
+    omission,
+    open_source,
+    printable,
+    reading,
+)
+from docmind_backup.core.model import DirEntry, Entry, Kind, LinkEntry, Omission, Reason, Source
+from docmind_backup.databases import capture_duckdb, capture_sqlite
+from docmind_backup.embedded import capture_embedded
+
+__all__ = ["Captured", "capture"]
+
+MAX_OPEN = 64
+"""Levels of folders held open; those further up are opened again on the way back."""
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def capture(
+    source: Source,
+    staging: Path,
+    emit: Callable[[Entry], None],
+    on_bytes: Callable[[int], None],
+    *,
+    busy_wait_s: float = 5.0,
+) -> Captured:
+    """Store `source` at `staging / source.stored`; one entry a stored thing, parents before children.
+
+    `on_bytes` hears of every few MB, and of 0 bytes while something is waited for. Raises what it raises, and
+    OSError of the destination.
+    """
+    place = Staging(staging, emit, Copier(on_bytes), Patience(busy_wait_s, on_bytes))
+    try:
+        match source.kind:
+            case Kind.FILE:
+                return _capture_file(source, place)
+            case Kind.TREE:
+                return _Tree(source, place).capture()
+            case Kind.SQLITE:
+                return capture_sqlite(source, place)
+            case Kind.DUCKDB:
+                return capture_duckdb(source, place)
+            case Kind.EMBEDDED:
+                return capture_embedded(source, place)
+    except SourceError as miss:
+        return Captured((omission(source, miss),))
+
+
+def _capture_file(source: Source, staging: Staging) -> Captured:
+    copied = staging.copier.copy(None, source.path, None, staging.place(source.stored))
+    staging.emit(copied.entry(str(source.stored)))
+    return Captured()
+
+
+# -- trees ---------------------------------------------------------------------------------------
+
+
+class _Type(Enum):
+    FILE = auto()
+    FOLDER = auto()
+    LINK = auto()
+    OTHER = auto()
+    """A FIFO, a socket, a device: never opened."""
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder on the way from the root to where the walk is."""
+
+    path: str
+    """Relative to the root; empty for the root."""
+    rest: Iterator[tuple[str, _Type]]
+    """What it holds that was not visited yet."""
+    source: int
+    stored: int
+    """Descriptors; -1: closed for the time being."""
+
+    def close(self) -> None:
+        if self.source >= 0:
+            os.close(self.source)
+            os.close(self.stored)
+        self.source = self.stored = -1
+
+
+class _Tree:
+    """One walk over a tree, by directory descriptors: what lies outside the root cannot be reached."""
+
+    def __init__(self, source: Source, staging: Staging) -> None:
+        self._source = source
+        self._staging = staging
+        self._way: list[_Folder] = []
+        self._device = 0
+        self._omissions: list[Omission] = []
+        self._notes: list[str] = []
+
+    def capture(self) -> Captured:
+        target = self._staging.place(self._source.stored)
+        try:
+            root = open_source(self._source.path, flags=os.O_DIRECTORY)
+        except Replaced:
+            raise SourceError(Reason.GONE, "it is not a folder") from None
+        try:
+            self._push("", root, None, target)
+            while self._way:
+                self._go_on()
+        finally:
+            for folder in self._way:
+                folder.close()
+        return Captured(tuple(self._omissions), tuple(self._notes))
+
+    def _go_on(self) -> None:
+        """Visit the next thing of the innermost folder, or leave it."""
+        folder = self._way[-1]
+        thing = next(folder.rest, None)
+        if thing is None:
+            self._way.pop().close()
+            return
+        if folder.source < 0 and not self._reopened(folder):
+            folder.rest = iter(())
+            return
+        self._visit(folder, *thing)
+
+    def _visit(self, folder: _Folder, name: str, type_: _Type) -> None:
+        """Capture `name` as what it is now, however it was listed."""
+        path = f"{folder.path}/{name}" if folder.path else name
+        try:
+            for _ in range(ATTEMPTS):
+                try:
+                    return self._capture(folder, name, path, type_)
+                except Replaced:
+                    with reading():
+                        type_ = _type(os.stat(name, dir_fd=folder.source, follow_symlinks=False).st_mode)
+            raise SourceError(Reason.CHANGING, "it was replaced each time it was opened")
+        except SourceError as miss:
+            if miss.reason is Reason.GONE:
+                self._note(path, "gone before it could be read")
+            else:
+                self._omissions.append(omission(self._source, miss, path))
+
+    def _capture(self, folder: _Folder, name: str, path: str, type_: _Type) -> None:
+        match type_:
+            case _Type.FILE:
+                copied = self._staging.copier.copy(folder.source, name, folder.stored, name)
+                self._staging.emit(copied.entry(self._stored(path)))
+            case _Type.FOLDER:
+                self._push(path, open_source(name, folder.source, flags=os.O_DIRECTORY), folder, name)
+            case _Type.LINK:
+                self._link(folder, name, path)
+            case _Type.OTHER:
+                self._note(path, "not a file, a folder or a link (FIFO, socket or device): skipped")
+
+    def _link(self, folder: _Folder, name: str, path: str) -> None:
+        with reading():
+            found = os.stat(name, dir_fd=folder.source, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode):
+                raise Replaced
+            target = os.readlink(name, dir_fd=folder.source)
+        os.symlink(target, name, dir_fd=folder.stored)
+        self._staging.emit(LinkEntry(self._stored(path), target, found.st_mtime_ns, found.st_uid, found.st_gid))
+        if _leaves(path, target):
+            self._note(path, "link kept, its target is not saved", target)
+
+    # -- folders ---------------------------------------------------------------------------------
+
+    def _push(self, path: str, source: int, parent: _Folder | None, name: str | Path) -> None:
+        """Make the folder in staging and go into it; `source` is ours from here on."""
+        above = parent.stored if parent else None
+        stored = -1
+        try:
+            with reading():
+                found = os.fstat(source)
+            things = self._list(source, path)
+            os.mkdir(name, 0o700, dir_fd=above)
+            stored = os.open(name, FOLDER_FLAGS, dir_fd=above)
+        finally:
+            if stored < 0:
+                os.close(source)
+        self._way.append(_Folder(path, iter(things), source, stored))
+        self._staging.emit(
+            DirEntry(self._stored(path), found.st_mtime_ns, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+        )
+        self._look_for_mount(path, found.st_dev)
+        if len(self._way) > MAX_OPEN + 1:
+            self._way[-MAX_OPEN - 1].close()
+
+    def _list(self, source: int, path: str) -> list[tuple[str, _Type]]:
+        """Sorted; a listing that breaks off is an omission, what came until then is captured."""
+        things: list[tuple[str, _Type]] = []
+        skip = () if path else self._source.skip
+        try:
+            with reading(), os.scandir(source) as entries:
+                for entry in entries:
+                    if not any(fnmatchcase(entry.name, pattern) for pattern in skip):
+                        things.append((entry.name, _listed_type(entry)))
+        except SourceError as miss:
+            self._omissions.append(omission(self._source, miss, path))
+        return sorted(things, key=lambda thing: thing[0])
+
+    def _reopened(self, folder: _Folder) -> bool:
+        """Open it again from the root, name by name; False, and an omission, when it went elsewhere."""
+        names = folder.path.split("/")
+        root = self._way[0]
+        try:
+            folder.source = _descend(root.source, names, _enter_source)
+        except SourceError as miss:
+            moved = SourceError(Reason.CHANGING, f"it was moved while it was read: {miss.detail}")
+            self._omissions.append(omission(self._source, moved, folder.path))
+            return False
+        folder.stored = _descend(root.stored, names, _enter_stored)
+        return True
+
+    def _look_for_mount(self, path: str, device: int) -> None:
+        if not path:
+            self._device = device
+        elif device != self._device:
+            self._note(path, "another file system is mounted here; captured with the rest")
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def _stored(self, path: str) -> str:
+        return f"{self._source.stored}/{path}" if path else str(self._source.stored)
+
+    def _note(self, path: str, what: str, target: str | None = None) -> None:
+        arrow = "" if target is None else f" -> {target}"
+        self._notes.append(printable(f"{self._source.name}/{path}{arrow}: {what}"))
+
+
+def _listed_type(entry: os.DirEntry[str]) -> _Type:
+    if entry.is_file(follow_symlinks=False):
+        return _Type.FILE
+    if entry.is_dir(follow_symlinks=False):
+        return _Type.FOLDER
+    return _Type.LINK if entry.is_symlink() else _Type.OTHER
+
+
+def _type(mode: int) -> _Type:
+    return {stat.S_IFREG: _Type.FILE, stat.S_IFDIR: _Type.FOLDER, stat.S_IFLNK: _Type.LINK}.get(
+        stat.S_IFMT(mode), _Type.OTHER
+    )
+
+
+def _leaves(path: str, target: str) -> bool:
+    """Whether a link at `path` leads out of its tree, by its words alone."""
+    landed = os.path.normpath(os.path.join(os.path.dirname(path), target))  # noqa: PTH118, PTH120
+    return landed == ".." or landed.startswith(("/", "../"))
+
+
+def _descend(top: int, names: list[str], enter: Callable[[str, int], int]) -> int:
+    """A descriptor of the folder that lies `names` below `top`."""
+    fd = os.dup(top)
+    for name in names:
+        above = fd
+        try:
+            fd = enter(name, above)
+        finally:
+            os.close(above)
+    return fd
+
+
+def _enter_source(name: str, above: int) -> int:
+    return open_source(name, above, flags=os.O_DIRECTORY)
+
+
+def _enter_stored(name: str, above: int) -> int:
+    return os.open(name, FOLDER_FLAGS, dir_fd=above)

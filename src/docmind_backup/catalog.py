@@ -1,0 +1,374 @@
+"""The backups under one root: lock, list, find, publish, seal, hold, remove. Never looks into a backup's data."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from docmind_backup import durable
+from docmind_backup.core import format as fmt
+from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Seal, Unfinished
+from docmind_backup.errors import BackupError, FormatTooNew, Locked, NoSuchBackup
+
+LOCK = ".backup.lock"
+"""DocMind's own name for it: its service and this tool exclude each other."""
+STAGING = ".staging-"
+TRASH = ".trash"
+STATE = ".state"
+EVENTS = "events.jsonl"
+NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
+RECORD_LIMIT = 64 * 1024 * 1024
+"""Bytes of a record or foreign manifest that are read at most; a larger one is not one."""
+
+Item = Backup | ForeignBackup | BrokenBackup | Unfinished
+
+
+def name_of(backup_id: str, *, complete: bool) -> str:
+    """The directory of a backup: DocMind's own naming, so that its checker knows it."""
+    return f"{'' if complete else 'incomplete-'}backup_{backup_id}"
+
+
+class Catalog:
+    """All backups below `root`. Reading takes no lock and writes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    # -- reading
+
+    def items(self) -> tuple[Item, ...]:
+        """Everything that is or looks like a backup: newest first, unusable ones last."""
+        found = [self._item(entry) for entry in self._entries() if NAME.match(entry.name)]
+        dead = [Unfinished(p) for p in self._entries() if p.name.startswith((STAGING, "tmp-backup_"))]
+        return tuple(sorted(found, key=_newest_first)) + tuple(dead)
+
+    def backups(self) -> tuple[Backup, ...]:
+        """Only those this tool wrote and can read, newest first."""
+        return tuple(item for item in self.items() if isinstance(item, Backup))
+
+    def ids(self) -> tuple[str, ...]:
+        """Ids by directory name alone, newest first: for completion."""
+        matches = (NAME.match(path.name) for path in self._entries())
+        return tuple(sorted((match["id"] for match in matches if match), reverse=True))
+
+    def find(self, text: str, *, now: datetime) -> Path:
+        """The directory that `text` means: `latest`, an id, a unique prefix of one, or a path. NoSuchBackup."""
+        if text == "latest":
+            return self._latest(now).directory
+        if os.sep in text or text in (".", ".."):
+            return _directory(Path(text), text)
+        wanted = text.removeprefix("incomplete-").removeprefix("backup_")
+        named = {m["id"]: path for path in self._entries() if (m := NAME.match(path.name))}
+        close = [i for i in sorted(named) if i.startswith(wanted)] if wanted else []
+        if wanted in named or len(close) == 1:
+            return named[wanted if wanted in named else close[0]]
+        if close:
+            raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
+        if Path(text).is_dir():
+            return Path(os.path.abspath(text))
+        raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
+
+    def _latest(self, now: datetime) -> Backup:
+        backups = self.backups()
+        if not backups:
+            raise NoSuchBackup(f"no backups in {self.root}", hint="`docmind-backup create` makes the first")
+        usable = [b for b in backups if b.record.started_at <= now]
+        return next((b for b in usable if b.counts), (usable or list(backups))[0])
+
+    def _entries(self) -> list[Path]:
+        try:
+            with os.scandir(self.root) as found:
+                return [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BackupError(f"cannot read {self.root}: {error.strerror}") from error
+
+    def _item(self, directory: Path) -> Item:
+        try:
+            return self.read(directory)
+        except FileNotFoundError:
+            return _foreign(directory)
+        except FormatTooNew as error:
+            return BrokenBackup(directory, str(error), too_new=True)
+        except ValueError as error:
+            return BrokenBackup(directory, f"{fmt.RECORD} is damaged: {error}")
+        except OSError as error:
+            return BrokenBackup(directory, f"{fmt.RECORD} cannot be read: {error.strerror}")
+
+    def read(self, directory: Path) -> Backup:
+        """The backup in `directory`. FileNotFoundError, ValueError, FormatTooNew or OSError when it is not one."""
+        raw = read_limited(directory / fmt.RECORD)
+        record = fmt.read_record(raw)
+        seal = self._seal(record.id)
+        current = seal if seal and seal.record_sha256 == fmt.record_digest(raw) else None
+        return Backup(directory, record, current, self._hold(record.id))
+
+    # -- what is remembered beside the backups
+
+    def _state(self, kind: str, backup_id: str) -> Path:
+        return self.root / STATE / kind / f"{backup_id}.json"
+
+    def _seal(self, backup_id: str) -> Seal | None:
+        try:
+            return fmt.read_seal(read_limited(self._state("seals", backup_id)))
+        except (OSError, ValueError):
+            return None
+
+    def _hold(self, backup_id: str) -> str | None:
+        try:
+            return str(json.loads(read_limited(self._state("holds", backup_id)))["reason"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return "unreadable hold"
+
+    def remember(self, directory: Path, seal: Seal) -> bool:
+        """Keep the outcome of a verification; False where the root cannot be written (reading works all the same)."""
+        match = NAME.match(directory.name)
+        if not match or directory.parent.resolve() != self.root.resolve():
+            return False
+        try:
+            path = self._state("seals", match["id"])
+            _private(path.parent.parent)
+            _private(path.parent)
+            durable.replace(path, fmt.seal_bytes(seal))
+        except OSError:
+            return False
+        return True
+
+    def hold(self, backup: Backup, reason: str) -> None:
+        """Keep `backup` until it is released, whatever the retention rules say."""
+        path = self._state("holds", backup.id)
+        with durable.destination_errors(path):
+            _private(path.parent.parent)
+            _private(path.parent)
+            durable.replace(path, (json.dumps({"reason": reason}) + "\n").encode())
+
+    def release(self, backup: Backup) -> bool:
+        """Undo `hold`; False when it was not held."""
+        path = self._state("holds", backup.id)
+        with durable.destination_errors(path):
+            existed = path.exists()
+            path.unlink(missing_ok=True)
+        return existed
+
+    # -- writing
+
+    @contextmanager
+    def lock(self, wait_s: float = 0) -> Iterator[None]:
+        """Be the only writer. Raises Locked, naming the holder, after `wait_s` seconds."""
+        with durable.destination_errors(self.root):
+            _private(self.root)
+            _private(self.root / STATE)
+        fd = self._locked(time.monotonic() + wait_s)
+        try:
+            holder = {"pid": os.getpid(), "host": os.uname().nodename, "command": "docmind-backup"}
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, (json.dumps(holder) + "\n").encode(), 0)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def _locked(self, deadline: float) -> int:
+        path = self.root / LOCK
+        while True:
+            with durable.destination_errors(path):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(fd, path):
+                    return fd
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
+                    os.close(fd)
+                    raise BackupError(f"cannot lock {path}: {error.strerror}") from error
+                if time.monotonic() >= deadline:
+                    holder = _holder(fd)
+                    os.close(fd)
+                    raise Locked(
+                        f"{self.root} is in use by {holder}", hint="wait for it, or give --lock-wait SECONDS"
+                    ) from error
+                time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+            os.close(fd)
+
+    def next_sequence(self) -> int:
+        """One more than any backup here has: orders them whatever the clock does."""
+        return 1 + max((b.record.sequence for b in self.backups()), default=0)
+
+    def new_staging(self, backup_id: str) -> Path:
+        """A private folder on the backups' own file system; a name no reader takes for a backup."""
+        staging = self.root / f"{STAGING}{backup_id}"
+        staging.mkdir(mode=0o700)
+        return staging
+
+    def publish(self, staging: Path, name: str) -> Path:
+        """Make a flushed staging folder a backup: one rename, and the root's names flushed."""
+        final = self.root / name
+        staging.rename(final)
+        try:
+            durable.fsync_directory(self.root)
+        except OSError:
+            final.rename(staging)
+            raise
+        return final
+
+    def clean(self) -> tuple[Path, ...]:
+        """Remove what dead runs left: staging folders and trash. Only while holding the lock: then all are dead."""
+        dead = [path for path in self._entries() if path.name.startswith(STAGING)]
+        trash = self.root / TRASH
+        if trash.is_dir() and not trash.is_symlink():
+            dead += [Path(entry.path) for entry in os.scandir(trash)]
+        for path in dead:
+            remove(path)
+        return tuple(dead)
+
+    def discard(self, backups: Iterable[Backup]) -> tuple[list[Backup], list[tuple[Backup, str]]]:
+        """Remove backups of this catalog: all renamed into the trash, then deleted. Holding the lock.
+
+        Returns (removed, [(kept, why)]): one that is being read, or that cannot be removed, stays whole.
+        """
+        removed: list[Backup] = []
+        refused: list[tuple[Backup, str]] = []
+        trashed: list[tuple[Backup, Path]] = []
+        for backup in backups:
+            try:
+                trashed.append((backup, self._trash(backup)))
+            except OSError as error:
+                refused.append((backup, error.strerror or "cannot be removed"))
+        for backup, path in trashed:
+            try:
+                remove(path)
+                removed.append(backup)
+            except OSError as error:
+                refused.append((backup, f"partly removed, in {TRASH}: {error.strerror}"))
+            for kind in ("seals", "holds"):
+                with contextlib.suppress(OSError):
+                    self._state(kind, backup.id).unlink(missing_ok=True)
+        return removed, refused
+
+    def _trash(self, backup: Backup) -> Path:
+        if backup.directory.parent != self.root or not NAME.match(backup.directory.name):
+            raise OSError(errno.EPERM, "not in this catalog")
+        with reading(backup.directory, exclusive=True):
+            _private(self.root / TRASH)
+            target = self.root / TRASH / backup.directory.name
+            backup.directory.rename(target)
+        return target
+
+
+@contextmanager
+def reading(directory: Path, *, exclusive: bool = False) -> Iterator[None]:
+    """Hold the backup in `directory`: readers share, removing excludes them. OSError (EBUSY) when it is being read."""
+    try:
+        fd = os.open(directory / fmt.RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        if exclusive:
+            raise
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            if exclusive:
+                raise OSError(errno.EBUSY, "it is being read") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; links are unlinked, never followed."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def read_limited(path: Path) -> bytes:
+    """A small regular file's bytes; ValueError when it is larger than any record, OSError when it is not readable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("not a regular file")
+        raw = file.read(RECORD_LIMIT + 1)
+    if len(raw) > RECORD_LIMIT:
+        raise ValueError("far too large")
+    return raw
+
+
+def _directory(path: Path, text: str) -> Path:
+    if not path.is_dir():
+        raise NoSuchBackup(f"no such directory: {text}")
+    return Path(os.path.abspath(path))
+
+
+def _newest_first(item: Item) -> tuple[int, float, str]:
+    """Ours by sequence, then DocMind's own by time, then what cannot be used."""
+    match item:
+        case Backup():
+            return 0, -item.record.sequence, item.id
+        case ForeignBackup():
+            return 1, -(item.created_at.timestamp() if item.created_at else 0), item.directory.name
+        case _:
+            return 2, 0, item.directory.name
+
+
+def _foreign(directory: Path) -> Item:
+    """A directory without our record: DocMind's own backup, or nothing that can be used."""
+    try:
+        data = json.loads(read_limited(directory / fmt.MANIFEST))
+        created = datetime.fromisoformat(str(data["created_at"]))
+        complete = data.get("complete") is True
+        return ForeignBackup(directory, created if created.tzinfo else None, complete, int(data["bytes_written"]))
+    except FileNotFoundError:
+        return BrokenBackup(directory, f"neither {fmt.RECORD} nor {fmt.MANIFEST}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return BrokenBackup(directory, f"no {fmt.RECORD}, and its {fmt.MANIFEST} cannot be read")
+
+
+def _private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    """The lock file was not removed while we waited for it."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(fd: int) -> str:
+    """Who holds the lock, from the kernel's table where there is one, else from what the holder wrote."""
+    inode = os.fstat(fd).st_ino
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
+                return f"process {fields[4]} ({_command(fields[4])})"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        holder = json.loads(os.pread(fd, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}"
+    return "another process"
+
+
+def _command(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return "unknown"

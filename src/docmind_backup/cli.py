@@ -1,0 +1,545 @@
+"""The command line: parse, one operation, render; `main` maps errors to exit codes. Decides nothing itself.
+
+Settings, httpx and everything below are imported inside the commands, so that `--help` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from docmind_backup import __version__
+from docmind_backup.core.model import Part
+from docmind_backup.errors import BackupError, Interrupted
+
+if TYPE_CHECKING:
+    from docmind_backup.compose import Run
+    from docmind_backup.core.verifier import Verification
+    from docmind_backup.render import Face
+
+PROG = "docmind-backup"
+BACK_UP, LOOK, RESTORE, KEEP, TOOL = "Back up", "Look", "Restore", "Keep", "The tool itself"
+
+app = typer.Typer(
+    name=PROG,
+    help="Make, list, verify, prune and plan the restore of local backups of a DocMind environment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+# -- options every command shares ----------------------------------------------------------------
+
+
+def _complete_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the catalog's backups, newest first, and `latest`; nothing at all when anything is wrong."""
+    try:
+        with _compose(ctx.params.get("project"), {"root": ctx.params.get("dest")}, warn=lambda _: None) as run:
+            return [name for name in ("latest", *run.job.catalog.ids()) if name.startswith(incomplete)]
+    except Exception:
+        return []
+
+
+Project = Annotated[
+    Path, typer.Option("-C", "--project", metavar="DIR", help="DocMind's project folder.", file_okay=False)
+]
+Dest = Annotated[
+    Path | None,
+    typer.Option(
+        "--dest",
+        "--root",
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Where the backups are. [default: DATA_DIR/backups]",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the answer and warnings.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Say what would be done; write nothing.")]
+LockWait = Annotated[
+    float | None,
+    typer.Option("--lock-wait", metavar="SECONDS", help="Wait so long for another run to end.", min=0),
+]
+BackupId = Annotated[
+    str,
+    typer.Argument(
+        metavar="BACKUP",
+        help="`latest`, an id, a unique prefix of one, or a directory.",
+        autocompletion=_complete_ids,
+    ),
+]
+QdrantPath = Annotated[
+    Path | None,
+    typer.Option("--qdrant-path", metavar="DIR", help="Folder of an embedded Qdrant instead of a server."),
+]
+KeepLast = Annotated[int | None, typer.Option("--keep-last", metavar="N", help="Keep the N newest.", min=0)]
+KeepHourly = Annotated[int | None, typer.Option("--keep-hourly", metavar="N", help="Newest of N hours.", min=0)]
+KeepDaily = Annotated[int | None, typer.Option("--keep-daily", metavar="N", help="Newest of N days.", min=0)]
+KeepWeekly = Annotated[int | None, typer.Option("--keep-weekly", metavar="N", help="Newest of N weeks.", min=0)]
+KeepMonthly = Annotated[int | None, typer.Option("--keep-monthly", metavar="N", help="Newest of N months.", min=0)]
+KeepYearly = Annotated[int | None, typer.Option("--keep-yearly", metavar="N", help="Newest of N years.", min=0)]
+KeepWithin = Annotated[
+    str | None,
+    typer.Option("--keep-within", metavar="SPAN", help="All younger than SPAN, as in 7d or 1m15d."),
+]
+KeepIncomplete = Annotated[
+    int | None,
+    typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
+]
+
+
+def _compose(project: Any, flags: dict[str, Any], **more: Any) -> AbstractContextManager[Run]:
+    from docmind_backup.compose import compose
+
+    return compose(Path(project or "."), flags, **more)
+
+
+def _face(*, quiet: bool = False, verbose: bool = False) -> Face:
+    from docmind_backup.render import Face
+
+    return Face(quiet=quiet, verbose=verbose)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
+
+
+def _parts(names: list[str] | None) -> tuple[Part, ...]:
+    try:
+        return tuple(Part(name) for chosen in names or [] for name in chosen.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; parts are {', '.join(Part)}", param_hint="--only") from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"{PROG} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
+
+
+# -- back up -------------------------------------------------------------------------------------
+
+
+@app.command("create", rich_help_panel=BACK_UP)
+@app.command("create-backup", hidden=True)
+def create(
+    project: Project = Path(),
+    dest: Dest = None,
+    include_uploads: Annotated[
+        bool | None,
+        typer.Option(
+            "--include-uploads/--no-include-uploads",
+            " /--diagnostic-no-uploads",
+            help="Uploads. [default: v2 yes, v1 no]",
+        ),
+    ] = None,
+    include_analytics: Annotated[
+        bool | None,
+        typer.Option("--include-analytics/--no-include-analytics", help="Analytics. [default: if enabled]"),
+    ] = None,
+    include_logs: Annotated[bool | None, typer.Option("--include-logs/--no-include-logs", help="Log files.")] = None,
+    include_env: Annotated[
+        bool | None, typer.Option("--include-env/--no-include-env", help="The .env file; it holds secrets.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PART", help=f"Only these parts (repeatable): {', '.join(Part)}."),
+    ] = None,
+    qdrant: Annotated[
+        bool | None,
+        typer.Option(
+            "--qdrant-snapshot/--no-qdrant-snapshot",
+            help="Collections: must succeed / leave out. [default: if reachable]",
+        ),
+    ] = None,
+    qdrant_path: QdrantPath = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option("--collection", metavar="NAME", help="Only these collections (repeatable)."),
+    ] = None,
+    keep_last: KeepLast = None,
+    keep_hourly: KeepHourly = None,
+    keep_daily: KeepDaily = None,
+    keep_weekly: KeepWeekly = None,
+    keep_monthly: KeepMonthly = None,
+    keep_yearly: KeepYearly = None,
+    keep_within: KeepWithin = None,
+    keep_incomplete: KeepIncomplete = None,
+    prune_after: Annotated[
+        bool, typer.Option("--prune/--no-prune", " /--no-cleanup", help="Prune after a backup that counts.")
+    ] = True,
+    accept_shrink: Annotated[
+        bool,
+        typer.Option("--accept-shrink", help="What is gone or shrunk since the last backup is meant to be."),
+    ] = False,
+    lock_wait: LockWait = None,
+    events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append JSONL events here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although DOCMIND_BACKUP_ENABLED=false.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a backup, then remove what the keep rules no longer keep."""
+    from docmind_backup import documents, operations, render
+    from docmind_backup.compose import refuse_disabled
+
+    face = _face(quiet=quiet or as_json, verbose=verbose)
+    flags = {
+        "root": _absolute(dest),
+        "include_uploads": include_uploads,
+        "include_analytics": include_analytics,
+        "include_logs": include_logs,
+        "include_env": include_env,
+        "qdrant": {True: "required", False: "off", None: None}[qdrant],
+        "qdrant_path": _absolute(qdrant_path),
+        "collections": collection or None,
+        "lock_wait": lock_wait,
+        "events": _absolute(events),
+        **_keep(
+            keep_last,
+            keep_hourly,
+            keep_daily,
+            keep_weekly,
+            keep_monthly,
+            keep_yearly,
+            keep_within,
+            keep_incomplete,
+        ),
+    }
+    with _compose(project, flags, warn=face.warn, only=_parts(only), accept_shrink=accept_shrink) as run:
+        if not force:
+            refuse_disabled(run.settings)
+        if dry_run:
+            planned = operations.plan(run.job)
+            if as_json:
+                _print_json(documents.plan(planned.plan))
+            else:
+                render.plan(face, planned.plan, run.job.catalog.root)
+            raise typer.Exit(planned.exit_code)
+        with face.progress() as on_event:
+            result = operations.create(run.job, on_event=on_event, prune_after=prune_after)
+        if as_json:
+            _print_json(documents.created(result))
+        else:
+            render.created(face, result)
+        raise typer.Exit(result.exit_code)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """A path on the command line is relative to where the user stands, not to the project."""
+    return Path(os.path.abspath(path.expanduser())) if path else None
+
+
+def _keep(
+    last: int | None,
+    hourly: int | None,
+    daily: int | None,
+    weekly: int | None,
+    monthly: int | None,
+    yearly: int | None,
+    within: str | None,
+    incomplete: int | None,
+) -> dict[str, Any]:
+    return {
+        "keep_last": last,
+        "keep_hourly": hourly,
+        "keep_daily": daily,
+        "keep_weekly": weekly,
+        "keep_monthly": monthly,
+        "keep_yearly": yearly,
+        "keep_within": within,
+        "keep_incomplete": incomplete,
+    }
+
+
+@app.command("prune", rich_help_panel=BACK_UP)
+@app.command("prune-backups", hidden=True)
+def prune(
+    project: Project = Path(),
+    dest: Dest = None,
+    keep_last: KeepLast = None,
+    keep_hourly: KeepHourly = None,
+    keep_daily: KeepDaily = None,
+    keep_weekly: KeepWeekly = None,
+    keep_monthly: KeepMonthly = None,
+    keep_yearly: KeepYearly = None,
+    keep_within: KeepWithin = None,
+    keep_incomplete: KeepIncomplete = None,
+    lock_wait: LockWait = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove the backups that no keep rule keeps. Any --keep-* replaces all configured ones."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(quiet=quiet or as_json)
+    keep = _keep(
+        keep_last,
+        keep_hourly,
+        keep_daily,
+        keep_weekly,
+        keep_monthly,
+        keep_yearly,
+        keep_within,
+        keep_incomplete,
+    )
+    with _compose(project, {"root": _absolute(dest), "lock_wait": lock_wait, **keep}, warn=face.warn) as run:
+        result = operations.prune(run.job, dry_run=dry_run)
+        if as_json:
+            _print_json(documents.pruned(result))
+        else:
+            render.pruned(face, result, dry_run=dry_run)
+        raise typer.Exit(3 if result.refused else 0)
+
+
+# -- look ----------------------------------------------------------------------------------------
+
+
+@app.command("list", rich_help_panel=LOOK)
+def list_(
+    project: Project = Path(),
+    dest: Dest = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Also more than the newest 50.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the backups, newest first, with what they hold and lack."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        items = operations.listing(run.job)
+        if as_json:
+            _print_json(documents.listing(items))
+        else:
+            render.listing(face, items, run.job.catalog.root, run.job.clock(), everything=everything)
+
+
+@app.command("show", rich_help_panel=LOOK)
+def show(
+    backup: BackupId = "latest",
+    project: Project = Path(),
+    dest: Dest = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show everything one backup says of itself."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        found = operations.show(run.job, backup)
+        if as_json:
+            _print_json(documents.backup(found, whole=True))
+        else:
+            render.show(face, found, run.job.clock())
+
+
+@app.command("verify", rich_help_panel=LOOK)
+def verify(
+    backup: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="BACKUP...",
+            help="`latest`, ids, unique prefixes or directories. [default: latest]",
+            autocompletion=_complete_ids,
+        ),
+    ] = None,
+    project: Project = Path(),
+    dest: Dest = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        if everything:
+            directories = operations.find_all(run.job)
+        else:
+            directories = tuple(run.job.catalog.find(one, now=run.job.clock()) for one in backup or ["latest"])
+        results = [_verify_one(run, face, directory, quick=quick, say=not as_json) for directory in directories]
+        if as_json:
+            _print_json([documents.verification(found) for found in results])
+        elif results:
+            render.verified_next(face, results)
+        codes = {found.exit_code for found in results}
+        raise typer.Exit(next((code for code in (4, 5) if code in codes), 0))
+
+
+def _verify_one(run: Run, face: Face, directory: Path, *, quick: bool, say: bool) -> Verification:
+    from docmind_backup import operations, render
+
+    with face.progress() as on_event:
+        on_event.verb = "read"
+        found = operations.verify(run.job, directory, quick=quick, on_event=on_event)
+    if say:
+        render.verification(face, found)
+    return found
+
+
+@app.command("show-config", rich_help_panel=LOOK)
+def show_config(project: Project = Path(), as_json: Json = False) -> None:
+    """Show every setting with where its value comes from; secrets masked."""
+    from docmind_backup import render
+
+    face = _face()
+    with _compose(project, {}, warn=face.warn) as run:
+        rows = [(s.name, s.value, s.origin) for s in run.settings.values]
+        rows.append(("(backups are in)", str(run.job.catalog.root), "resolved"))
+        if as_json:
+            _print_json([{"name": name, "value": value, "origin": origin} for name, value, origin in rows])
+        else:
+            render.settings(face, rows)
+
+
+# -- restore, keep, demo -------------------------------------------------------------------------
+
+
+@app.command("restore-plan", rich_help_panel=RESTORE)
+def restore_plan(
+    backup: BackupId = "latest",
+    project: Project = Path(),
+    dest: Dest = None,
+    qdrant_path: QdrantPath = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the steps that would restore a backup to this environment; exit 3 when something blocks it."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn) as run:
+        plan = operations.restore_plan(run.job, backup)
+        if as_json:
+            _print_json(documents.restore_plan(plan))
+        else:
+            render.restore_plan(face, plan)
+        raise typer.Exit(3 if plan.blockers else 0)
+
+
+@app.command("hold", rich_help_panel=KEEP)
+def hold(
+    backup: BackupId,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for those who wonder later.")] = "held by hand",
+    project: Project = Path(),
+    dest: Dest = None,
+) -> None:
+    """Keep a backup until it is released, whatever the keep rules say."""
+    from docmind_backup import operations
+
+    face = _face()
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        held = operations.hold(run.job, backup, reason)
+        face.answer(f"{held.id} is held: {reason}")
+        face.next(f"docmind-backup release {held.id}   # when it may go")
+
+
+@app.command("release", rich_help_panel=KEEP)
+def release(backup: BackupId, project: Project = Path(), dest: Dest = None) -> None:
+    """Let the keep rules decide about a backup again."""
+    from docmind_backup import operations
+
+    face = _face()
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        found, was_held = operations.release(run.job, backup)
+        face.answer(f"{found.id} is {'released' if was_held else 'not held'}")
+        face.next("docmind-backup prune --dry-run")
+
+
+@app.command("demo", rich_help_panel=TOOL)
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", help="Make the sample environment here, and leave it."),
+    ] = None,
+) -> None:
+    """Make a small sample environment and back it up, list, verify and plan its restore."""
+    from docmind_backup import demo as demos
+
+    demos.run(_face(), keep, lambda argv: main(argv))
+
+
+# -- the way out ---------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; the console entry point exits with it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        with _signals():
+            app(args=arguments, prog_name=PROG)
+    except BackupError as error:
+        _report(error, as_json="--json" in arguments)
+        return error.exit_code
+    except BrokenPipeError:
+        return _broken_pipe()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else (1 if done.code else 0)
+    return 0
+
+
+def console() -> NoReturn:
+    """The `docmind-backup` command."""
+    sys.exit(main())
+
+
+def _report(error: BackupError, *, as_json: bool) -> None:
+    """`error:` and `hint:` on stderr, or one JSON object there."""
+    if as_json:
+        document = {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
+        typer.echo(json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace"), err=True)
+        return
+    _face().problem(str(error), error.hint)
+
+
+def _broken_pipe() -> int:
+    """The reader of stdout went away: not our failure, nothing more to say."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end a run cleanly with 128 + their number; a second one ends it at once."""
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.getsignal(number)) for number in wanted]
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in wanted:
+            signal.signal(each, lambda again, _f: os._exit(128 + again))
+        raise Interrupted(number)
+
+    for number in wanted:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""Put the parts together: settings and flags in, a Job out. The only place that knows which server is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from docmind_backup import qdrant, settings
+from docmind_backup.catalog import EVENTS, Catalog
+from docmind_backup.core.endpoint import check_endpoint
+from docmind_backup.core.model import Part
+from docmind_backup.errors import QdrantRefused, UsageError
+from docmind_backup.events import EventLog
+from docmind_backup.operations import Job, Server, wants_qdrant
+from docmind_backup.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command's surroundings."""
+
+    job: Job
+    settings: Settings
+
+
+@contextmanager
+def compose(
+    project: Path,
+    flags: Mapping[str, Any],
+    *,
+    warn: Callable[[str], None],
+    only: tuple[Part, ...] = (),
+    accept_shrink: bool = False,
+) -> Iterator[Run]:
+    """Read the settings of `project` and build what every operation works on. Raises UsageError."""
+    loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
+    for warning in loaded.warnings:
+        warn(warning)
+    sinks = [loaded.own.events or loaded.root / EVENTS]
+    if loaded.own.telemetry:
+        sinks.append(loaded.environment.telemetry)
+    server = _server(loaded) if wants_qdrant(loaded.choices) else None
+    job = Job(
+        environment=loaded.environment,
+        choices=loaded.choices,
+        retention=loaded.retention,
+        catalog=Catalog(loaded.root),
+        server=server,
+        clock=_now,
+        zone=_local_zone(),
+        events=EventLog(sinks, clock=_now, warn=warn),
+        lock_wait_s=loaded.own.lock_wait,
+        busy_wait_s=loaded.own.busy_wait,
+        min_free=loaded.own.min_free,
+    )
+    try:
+        yield Run(job, loaded)
+    finally:
+        if isinstance(server, qdrant.QdrantServer):
+            server.close()
+
+
+def refuse_disabled(loaded: Settings) -> None:
+    """DOCMIND_BACKUP_ENABLED=false in words is a no; DocMind's silent default is not."""
+    if loaded.own.enabled is False:
+        raise UsageError(
+            "backups are switched off: DOCMIND_BACKUP_ENABLED=false", hint="--force makes one all the same"
+        )
+
+
+def _server(loaded: Settings) -> Server:
+    """Not asked anything yet: unreachable is found out by the scan."""
+    environment, own = loaded.environment, loaded.own
+    refusal = check_endpoint(
+        environment.qdrant_url,
+        allow_remote=environment.allow_remote_endpoints,
+        allowlist=environment.endpoint_allowlist,
+        resolve=qdrant.resolve,
+    )
+    if refusal:
+        return QdrantRefused(refusal)
+    return qdrant.connect(
+        environment.qdrant_url,
+        api_key=environment.qdrant_api_key,
+        connect_timeout_s=own.connect_timeout,
+        request_timeout_s=loaded.request_timeout_s,
+        create_timeout_s=own.create_timeout,
+        stall_timeout_s=own.stall_timeout,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _local_zone() -> Any:
+    """The machine's time zone with its daylight saving rules, for the retention's natural days and weeks."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    name = settings.local_zone_name()
+    try:
+        return ZoneInfo(name) if name else datetime.now().astimezone().tzinfo
+    except (ZoneInfoNotFoundError, ValueError):
+        return datetime.now().astimezone().tzinfo

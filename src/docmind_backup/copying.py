@@ -1,0 +1,363 @@
+"""Copy one file, descriptor to descriptor, hashing on the way. Follows no link and waits for no FIFO."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from docmind_backup.core.model import Entry, FileEntry, Omission, Origin, Reason, Source, Stored
+
+ATTEMPTS = 3
+"""Times a source that keeps changing is read before it is given up."""
+BUFFER = 4 * 1024 * 1024
+POLL_S = 0.01
+GRAIN_NS = 10_000_000
+"""Coarsest step of a file system's clock (a tick at 100 Hz): two changes within it may look like one."""
+SOURCE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_ATIME = getattr(os, "O_NOATIME", 0)
+_ZEROS = memoryview(bytes(1024 * 1024))
+_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+_OTHER_KIND = {errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.ENODEV}
+"""What opening a link (O_NOFOLLOW), a socket or a driverless device answers."""
+
+Version = tuple[int, int, int, int]
+"""(ino, size, mtime_ns, ctime_ns): differs when a file was changed or replaced."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What came of one source, beside the entries it emitted."""
+
+    omissions: tuple[Omission, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences for people."""
+    points: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of an embedded storage: collection to the rows in its copy."""
+
+
+class SourceError(Exception):
+    """Something is wrong with the source; the destination's errors stay OSError."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Replaced(SourceError):
+    """It is no longer the kind of thing it was listed as."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.UNREADABLE, "it is not a regular file")
+
+
+class Changed(SourceError):
+    """It changed while it was read: `thrice` tries again."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CHANGING, f"it changed each of the {ATTEMPTS} times it was read")
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """An OSError inside is the source's: SourceError."""
+    try:
+        yield
+    except OSError as error:
+        raise _trouble(error) from error
+
+
+def _trouble(error: OSError) -> SourceError:
+    reason = Reason.GONE if error.errno in _VANISHED else Reason.UNREADABLE
+    return SourceError(reason, error.strerror or str(error))
+
+
+def open_source(name: str | Path, folder: int | None = None, *, flags: int = 0) -> int:
+    """A descriptor for reading. Raises SourceError; Replaced for what is no file (no folder, if asked for)."""
+    with suppress(PermissionError):  # only the owner may ask for O_NOATIME
+        return _open(name, folder, flags | _NO_ATIME)
+    with reading():
+        return _open(name, folder, flags)
+
+
+def _open(name: str | Path, folder: int | None, flags: int) -> int:
+    try:
+        return os.open(name, SOURCE_FLAGS | flags, dir_fd=folder)
+    except PermissionError:
+        raise
+    except OSError as error:
+        if error.errno in _OTHER_KIND or (flags & os.O_DIRECTORY and error.errno == errno.ENOTDIR):
+            raise Replaced from error
+        raise _trouble(error) from error
+
+
+def version(found: os.stat_result) -> Version:
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def version_at(path: Path) -> Version | None:
+    """None when there is nothing; raises SourceError."""
+    with reading():
+        try:
+            return version(path.lstat())
+        except FileNotFoundError:
+            return None
+
+
+def thrice(act: Callable[[], T]) -> T:
+    """What `act` gives, tried again when it raises Changed."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(Changed):
+            return act()
+    return act()
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A file as it lies in the staging folder now."""
+
+    found: os.stat_result
+    """Of the source, before it was read."""
+    size: int
+    sha256: str
+    stored: Stored
+
+    def entry(self, path: str, sidecars: Mapping[str, Version | None] | None = None) -> FileEntry:
+        found = self.found
+        return FileEntry(
+            path=path,
+            size=self.size,
+            sha256=self.sha256,
+            mtime_ns=found.st_mtime_ns,
+            mode=stat.S_IMODE(found.st_mode),
+            uid=found.st_uid,
+            gid=found.st_gid,
+            origin=Origin(found.st_dev, *version(found), sidecars=dict(sidecars or {})),
+            stored=self.stored,
+        )
+
+
+class Copier:
+    """Copies files through one buffer of its own: one of these for each thread."""
+
+    def __init__(self, on_bytes: Callable[[int], None]) -> None:
+        self.on_bytes = on_bytes
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER))
+
+    def copy(self, source: int | None, name: str | Path, target: int | None, new: str | Path) -> Copied:
+        """`name` in the folder `source` to the new file `new` (0400, same mtime) in the folder `target`.
+
+        Raises SourceError, and OSError of the destination; then nothing is left there.
+        """
+        return thrice(lambda: self.once(source, name, target, new))
+
+    def once(self, source: int | None, name: str | Path, target: int | None, new: str | Path) -> Copied:
+        """As `copy`, but raises Changed when it changed under the reader."""
+        fd = open_source(name, source)
+        try:
+            return self._copy_open(fd, target, new)
+        finally:
+            os.close(fd)
+
+    def _copy_open(self, source: int, folder: int | None, new: str | Path) -> Copied:
+        found = _settled(source)
+        if not stat.S_ISREG(found.st_mode):
+            raise Replaced
+        target = os.open(new, NEW_FLAGS, 0o400, dir_fd=folder)
+        try:
+            sha256 = self._pump(source, target, found)
+            with reading():
+                after = os.fstat(source)
+            if version(after) != version(found):
+                raise Changed
+            return _finished(target, found, found.st_size, sha256)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
+        finally:
+            os.close(target)
+
+    def _pump(self, source: int, target: int, found: os.stat_result) -> str:
+        """Copy exactly the size that was found, leaving holes out; Changed when there is less or more."""
+        digest = hashlib.sha256()
+        done = 0
+        for start, end in _data(source, found):
+            self._hash_hole(digest, start - done)
+            self._copy_range(digest, source, target, start, end)
+            done = end
+        if done < found.st_size:
+            os.ftruncate(target, found.st_size)
+            self._hash_hole(digest, found.st_size - done)
+        if self._read(source, 1, found.st_size):
+            raise Changed
+        return digest.hexdigest()
+
+    def _copy_range(self, digest: hashlib._Hash, source: int, target: int, start: int, end: int) -> None:
+        while start < end:
+            count = self._read(source, end - start, start)
+            if not count:
+                raise Changed
+            chunk = self._buffer[:count]
+            digest.update(chunk)
+            _write(target, chunk, start)
+            self.on_bytes(count)
+            start += count
+
+    def _read(self, source: int, most: int, offset: int) -> int:
+        with reading():
+            return os.preadv(source, [self._buffer[:most]], offset)
+
+    def _hash_hole(self, digest: hashlib._Hash, size: int) -> None:
+        while size > 0:
+            count = min(size, len(_ZEROS))
+            digest.update(_ZEROS[:count])
+            self.on_bytes(count)
+            size -= count
+
+    def finish(self, target: Path, found: os.stat_result) -> Copied:
+        """A file that an engine made at `target`, from a source found so: hashed, 0400, same mtime."""
+        fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            digest, size = hashlib.sha256(), 0
+            while count := os.preadv(fd, [self._buffer], size):
+                digest.update(self._buffer[:count])
+                size += count
+                self.on_bytes(0)
+            os.fchmod(fd, 0o400)
+            return _finished(fd, found, size, digest.hexdigest())
+        finally:
+            os.close(fd)
+
+
+def _settled(source: int) -> os.stat_result:
+    """Its stat, once its last change is older than the clock's grain: a later one cannot look the same."""
+    with reading():
+        found = os.fstat(source)
+    age = time.time_ns() - found.st_ctime_ns
+    if 0 <= age < GRAIN_NS:
+        time.sleep((GRAIN_NS - age) / 1e9)
+        with reading():
+            found = os.fstat(source)
+    return found
+
+
+def _data(source: int, found: os.stat_result) -> Iterator[tuple[int, int]]:
+    """The ranges that are not holes, in order."""
+    size, position = found.st_size, 0
+    if found.st_blocks * 512 >= size:
+        yield 0, size
+        return
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+            end = min(os.lseek(source, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole from here on
+                yield position, size
+            return
+        if start < end:
+            yield start, end
+        position = max(end, position + 1)
+
+
+def _write(target: int, chunk: memoryview, offset: int) -> None:
+    while chunk:
+        count = os.pwrite(target, chunk, offset)
+        chunk, offset = chunk[count:], offset + count
+
+
+def _finished(target: int, found: os.stat_result, size: int, sha256: str) -> Copied:
+    os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
+    kept = os.fstat(target)
+    return Copied(found, size, sha256, Stored(kept.st_ino, kept.st_mtime_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a lock of another process."""
+
+    seconds: float
+    on_bytes: Callable[[int], None]
+    """Called with 0 meanwhile, so that what it raises gets out."""
+
+    def tries(self) -> Iterator[None]:
+        """One turn at once, and others until the time is over."""
+        deadline = time.monotonic() + self.seconds
+        yield
+        while time.monotonic() < deadline:
+            self.on_bytes(0)
+            time.sleep(POLL_S)
+            yield
+
+    def over(self) -> SourceError:
+        return SourceError(Reason.BUSY, f"another process has it locked (waited {self.seconds:g} s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Where captured things go, and who is told."""
+
+    root: Path
+    emit: Callable[[Entry], None]
+    copier: Copier
+    patience: Patience
+
+    def place(self, stored: PurePosixPath) -> Path:
+        """The path of `stored` below the root; its parent folders exist (0700)."""
+        for parent in reversed(stored.parents[:-1]):
+            (self.root / parent).mkdir(mode=0o700, exist_ok=True)
+        return self.root / stored
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A database's sidecar: `chat.db` and `-wal` give `chat.db-wal`."""
+    return path.with_name(path.name + suffix)
+
+
+def versions(main: Path, suffixes: Sequence[str]) -> dict[str, Version | None]:
+    """Of a database file (suffix ``) and its sidecars."""
+    return {suffix: version_at(beside(main, suffix)) for suffix in ("", *suffixes)}
+
+
+def copy_together(
+    copier: Copier, main: Path, target: Path, before: Mapping[str, Version | None], keep: Sequence[str]
+) -> dict[str, Copied]:
+    """Those of the suffixes in `keep` that exist, beside `target`, as they were at one moment.
+
+    Raises Changed (nothing is left) unless everything in `before` is still so afterwards.
+    """
+    try:
+        copies = {s: copier.once(None, beside(main, s), None, beside(target, s)) for s in keep if before[s]}
+        if versions(main, [suffix for suffix in before if suffix]) != before:
+            raise Changed
+    except SourceError:
+        discard(target, keep)
+        raise
+    return copies
+
+
+def discard(target: Path, suffixes: Sequence[str]) -> None:
+    for suffix in ("", *suffixes):
+        beside(target, suffix).unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """Bytes that are not UTF-8 made visible, for people and JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def omission(source: Source, miss: SourceError, below: str = "", *, rebuildable: bool = False) -> Omission:
+    name = f"{source.name}/{below}" if below else source.name
+    return Omission(source.part, printable(name), miss.reason, printable(miss.detail), rebuildable)

@@ -1,0 +1,516 @@
+"""Backups as bytes: record, inventory lines, SHA256SUMS lines, and back. Pure; fields: docs/manifest.md.
+
+Everything read here may be damaged or hostile: a reader raises ValueError (FormatTooNew for a format number
+above ours) and nothing else, and a path that could leave the backup is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from docmind_backup.core.model import (
+    FORMAT,
+    CollectionRecord,
+    CollectionState,
+    DirEntry,
+    Entry,
+    FileEntry,
+    Kind,
+    Layout,
+    LinkEntry,
+    Omission,
+    Origin,
+    Part,
+    QdrantRecord,
+    Reason,
+    Record,
+    Scope,
+    Seal,
+    Shrink,
+    SourceRecord,
+    Stored,
+    Totals,
+)
+from docmind_backup.errors import FormatTooNew
+
+RECORD = "backup.json"
+INVENTORY = "inventory.jsonl"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+README = "README.md"
+OWN_FILES = (RECORD, INVENTORY, MANIFEST, SUMS, README)
+"""What a backup holds besides the files it keeps."""
+
+TOOL = "docmind-backup"
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""Values of `requires` this code understands."""
+
+Json = dict[str, Any]
+
+
+# -- paths ---------------------------------------------------------------------------------------
+
+
+def path_fields(path: str, key: str = "path") -> Json:
+    """`path` for JSON: as it is when it is UTF-8, else readable, with its bytes in `<key>_b64` beside it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raw = path.encode(errors="surrogateescape")
+        return {key: printable(path), f"{key}_b64": base64.b64encode(raw).decode()}
+    return {key: path}
+
+
+def printable(path: str) -> str:
+    """`path` with bytes that are not UTF-8, and control characters, as escapes: for eyes, not for opening."""
+    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def read_path(data: Mapping[str, Any], key: str = "path") -> str:
+    raw = data.get(f"{key}_b64")
+    if raw is None:
+        return str(data[key])
+    return base64.b64decode(str(raw), validate=True).decode(errors="surrogateescape")
+
+
+def contained(path: str) -> str:
+    """`path`, when it is relative and cannot leave the backup; else ValueError."""
+    pure = PurePosixPath(path)
+    if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == ".":
+        raise ValueError(f"path leaves the backup or is not plain: {printable(path)!r}")
+    return path
+
+
+# -- inventory.jsonl -----------------------------------------------------------------------------
+
+
+def entry_line(entry: Entry) -> bytes:
+    """One line of the inventory."""
+    return json.dumps(_entry_fields(entry), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _entry_fields(entry: Entry) -> Json:
+    match entry:
+        case FileEntry():
+            fields: Json = {
+                **path_fields(entry.path),
+                "type": "file",
+                "size": entry.size,
+                "sha256": entry.sha256,
+                "mtime_ns": entry.mtime_ns,
+                "mode": f"{entry.mode:04o}",
+            }
+            if entry.origin:
+                fields["origin"] = _origin_fields(entry.origin)
+            if entry.stored:
+                fields["stored"] = [entry.stored.ino, entry.stored.mtime_ns]
+        case LinkEntry():
+            fields = {
+                **path_fields(entry.path),
+                "type": "link",
+                **path_fields(entry.target, "target"),
+                "mtime_ns": entry.mtime_ns,
+            }
+        case DirEntry():
+            fields = {
+                **path_fields(entry.path),
+                "type": "directory",
+                "mtime_ns": entry.mtime_ns,
+                "mode": f"{entry.mode:04o}",
+            }
+    return {**fields, "uid": entry.uid, "gid": entry.gid}
+
+
+def _origin_fields(origin: Origin) -> Json:
+    fields: Json = {
+        "dev": origin.dev,
+        "ino": origin.ino,
+        "size": origin.size,
+        "mtime_ns": origin.mtime_ns,
+        "ctime_ns": origin.ctime_ns,
+    }
+    return {**fields, "sidecars": dict(origin.sidecars)} if origin.sidecars else fields
+
+
+def read_entry(line: bytes) -> Entry:
+    """The entry of one inventory line; ValueError when it is not one."""
+    try:
+        data = json.loads(line)
+        path = contained(read_path(data))
+        owner = {"uid": int(data.get("uid", 0)), "gid": int(data.get("gid", 0))}
+        match data["type"]:
+            case "file":
+                return FileEntry(
+                    path,
+                    size=_count(data["size"]),
+                    sha256=_digest(data["sha256"]),
+                    mtime_ns=int(data["mtime_ns"]),
+                    mode=int(data["mode"], 8),
+                    origin=_read_origin(data.get("origin")),
+                    stored=Stored(*map(int, data["stored"])) if "stored" in data else None,
+                    **owner,
+                )
+            case "link":
+                return LinkEntry(path, read_path(data, "target"), int(data.get("mtime_ns", 0)), **owner)
+            case "directory":
+                return DirEntry(path, int(data["mtime_ns"]), int(data["mode"], 8), **owner)
+            case unknown:
+                raise ValueError(f"unknown type {unknown!r}")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not an inventory line: {type(error).__name__} {error}") from error
+
+
+def _read_origin(data: Any) -> Origin | None:
+    if data is None:
+        return None
+    sidecars = {
+        str(suffix): None if stat is None else (int(stat[0]), int(stat[1]), int(stat[2]), int(stat[3]))
+        for suffix, stat in data.get("sidecars", {}).items()
+    }
+    return Origin(
+        int(data["dev"]),
+        int(data["ino"]),
+        int(data["size"]),
+        int(data["mtime_ns"]),
+        int(data["ctime_ns"]),
+        sidecars,
+    )
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"not a size: {value!r}")
+    return value
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+        raise ValueError(f"not a sha256: {value!r}")
+    return value
+
+
+# -- SHA256SUMS ----------------------------------------------------------------------------------
+
+
+def sums_line(path: str, sha256: str) -> bytes:
+    """One line as GNU coreutils' `sha256sum` writes it: a name with `\\`, newline or CR is escaped."""
+    raw = path.encode(errors="surrogateescape")
+    escaped = raw.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return (b"\\" if escaped != raw else b"") + sha256.encode() + b"  " + escaped + b"\n"
+
+
+def read_sums_line(line: bytes) -> tuple[str, str]:
+    """`(path, sha256)` of one line of SHA256SUMS; ValueError when it is not one."""
+    escaped = line.startswith(b"\\")
+    digest, separator, raw = line.removeprefix(b"\\").rstrip(b"\n").partition(b"  ")
+    if not separator:
+        raise ValueError("not a line of sha256sum")
+    if escaped:
+        raw = _unescape(raw)
+    path = contained(raw.decode(errors="surrogateescape"))
+    return path, _digest(digest.decode(errors="replace"))
+
+
+def _unescape(raw: bytes) -> bytes:
+    marks = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+    out, i = bytearray(), 0
+    while i < len(raw):
+        pair = raw[i : i + 2]
+        out += marks.get(pair, raw[i : i + 1])
+        i += 2 if pair in marks else 1
+    return bytes(out)
+
+
+# -- backup.json ---------------------------------------------------------------------------------
+
+
+def record_bytes(record: Record) -> bytes:
+    """`backup.json`: the record with its own sha256 over the rest of it."""
+    text = json.dumps(record_document(record), indent=2, ensure_ascii=False, sort_keys=True)
+    return (text + "\n").encode(errors="backslashreplace")
+
+
+def record_document(record: Record) -> Json:
+    """The record as a JSON document, self digest included."""
+    fields = _record_fields(record)
+    return {**fields, "record_sha256": _self_digest(fields)}
+
+
+def record_digest(raw: bytes) -> str:
+    """The self digest a record's bytes carry, for seals; empty when they carry none."""
+    try:
+        return str(json.loads(raw).get("record_sha256", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _self_digest(fields: Mapping[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _record_fields(record: Record) -> Json:
+    return {
+        "format": record.format,
+        "requires": list(record.requires),
+        "tool": {"name": TOOL, "version": record.tool_version},
+        "id": record.id,
+        "sequence": record.sequence,
+        "started_at": record.started_at.isoformat(),
+        "finished_at": record.finished_at.isoformat(),
+        "host": record.host,
+        "layout": record.layout,
+        "project": printable(record.project),
+        "scope": _scope_fields(record.scope),
+        "completeness": "complete" if record.complete else "incomplete",
+        "included": list(record.included),
+        "omissions": [_omission_fields(o) for o in record.omissions],
+        "notes": list(record.notes),
+        "shrinks": [{"part": s.part, "what": s.what, "before": s.before, "now": s.now} for s in record.shrinks],
+        "shrink_accepted": record.shrink_accepted,
+        "absent_accepted": list(record.absent_accepted),
+        "docmind": {"eligible": not record.ineligible, "reasons": list(record.ineligible)},
+        "totals": _totals_fields(record.totals),
+        "sources": [_source_fields(s) for s in record.sources],
+        "index_snapshots": [dict(s) for s in record.index_snapshots],
+        "qdrant": _qdrant_fields(record.qdrant) if record.qdrant else None,
+        "key_fingerprints": dict(record.key_fingerprints),
+        "digests": dict(record.digests),
+    }
+
+
+def _scope_fields(scope: Scope) -> Json:
+    return {
+        "data_dir": printable(scope.data_dir),
+        "deployment_id": scope.deployment_id,
+        "parts": sorted(scope.parts),
+        "collections": sorted(scope.collections),
+    }
+
+
+def _omission_fields(omission: Omission) -> Json:
+    return {
+        "part": omission.part,
+        "source": omission.source,
+        "reason": omission.reason,
+        "detail": omission.detail,
+        "rebuildable": omission.rebuildable,
+    }
+
+
+def _totals_fields(totals: Totals) -> Json:
+    return {
+        "files": totals.files,
+        "bytes": totals.bytes,
+        "links": totals.links,
+        "directories": totals.directories,
+        "own_bytes": totals.own_bytes,
+    }
+
+
+def _source_fields(source: SourceRecord) -> Json:
+    return {
+        "part": source.part,
+        "stored": source.stored,
+        "origin": printable(source.origin),
+        "kind": source.kind,
+        "totals": _totals_fields(source.totals),
+    }
+
+
+def _qdrant_fields(qdrant: QdrantRecord) -> Json:
+    return {
+        "url": qdrant.url,
+        "version": qdrant.version,
+        "embedded": qdrant.embedded,
+        "collections": [_collection_fields(c) for c in qdrant.collections],
+    }
+
+
+def _collection_fields(taken: CollectionRecord) -> Json:
+    state = taken.state
+    return {
+        "name": taken.name,
+        "role": taken.role,
+        "taken_at": taken.taken_at,
+        "points": {
+            "min": taken.points_min,
+            "max": taken.points_max,
+            "exact": taken.points_min == taken.points_max,
+        },
+        "path": taken.path,
+        "snapshot_name": taken.snapshot_name,
+        "size": taken.size,
+        "sha256": taken.sha256,
+        "server_checksum": taken.server_checksum,
+        "vectors": dict(state.vectors),
+        "sparse_vectors": dict(state.sparse_vectors),
+        "payload_schema": dict(state.payload_schema),
+        "metadata": dict(state.metadata),
+        "aliases": list(state.aliases),
+        "shards": state.shards,
+        "sharding": state.sharding,
+        "config": dict(state.config),
+    }
+
+
+def read_record(raw: bytes) -> Record:
+    """The record in `raw`. Raises FormatTooNew above our format, ValueError when it is damaged."""
+    try:
+        data = json.loads(raw)
+        if not isinstance(data, dict):
+            raise TypeError("not an object")
+        if int(data.get("format", 0)) > FORMAT or not set(data.get("requires", ())) <= KNOWN_FEATURES:
+            raise FormatTooNew(
+                f"format {data.get('format')} is newer than this version of {TOOL} knows",
+                hint=f"upgrade {TOOL}",
+            )
+        stated = data.pop("record_sha256", "")
+        if stated != _self_digest(data):
+            raise ValueError("the record does not match its own sha256")
+        return _record(data)
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a record: {type(error).__name__} {error}") from error
+
+
+def _record(data: Mapping[str, Any]) -> Record:
+    return Record(
+        id=str(data["id"]),
+        sequence=int(data["sequence"]),
+        started_at=_time(data["started_at"]),
+        finished_at=_time(data["finished_at"]),
+        host=str(data["host"]),
+        tool_version=str(data["tool"]["version"]),
+        scope=_read_scope(data["scope"]),
+        layout=Layout(data["layout"]),
+        project=str(data["project"]),
+        included=tuple(Part(part) for part in data["included"]),
+        totals=_read_totals(data["totals"]),
+        sources=tuple(_read_source(s) for s in data["sources"]),
+        omissions=tuple(_read_omission(o) for o in data["omissions"]),
+        notes=tuple(map(str, data["notes"])),
+        shrinks=tuple(
+            Shrink(Part(s["part"]), str(s["what"]), int(s["before"]), int(s["now"])) for s in data["shrinks"]
+        ),
+        shrink_accepted=bool(data["shrink_accepted"]),
+        absent_accepted=tuple(map(str, data["absent_accepted"])),
+        ineligible=tuple(map(str, data["docmind"]["reasons"])),
+        index_snapshots=tuple(dict(s) for s in data["index_snapshots"]),
+        qdrant=_read_qdrant(data["qdrant"]) if data["qdrant"] else None,
+        key_fingerprints={str(k): str(v) for k, v in data["key_fingerprints"].items()},
+        digests={str(k): _digest(v) for k, v in data["digests"].items()},
+        format=int(data["format"]),
+        requires=tuple(map(str, data["requires"])),
+    )
+
+
+def _time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without zone: {text}")
+    return moment
+
+
+def _read_scope(data: Mapping[str, Any]) -> Scope:
+    return Scope(
+        str(data["data_dir"]),
+        str(data["deployment_id"]),
+        frozenset(Part(part) for part in data["parts"]),
+        frozenset(map(str, data["collections"])),
+    )
+
+
+def _read_omission(data: Mapping[str, Any]) -> Omission:
+    return Omission(
+        Part(data["part"]),
+        str(data["source"]),
+        Reason(data["reason"]),
+        str(data["detail"]),
+        bool(data["rebuildable"]),
+    )
+
+
+def _read_totals(data: Mapping[str, Any]) -> Totals:
+    return Totals(*(_count(data[key]) for key in ("files", "bytes", "links", "directories", "own_bytes")))
+
+
+def _read_source(data: Mapping[str, Any]) -> SourceRecord:
+    return SourceRecord(
+        Part(data["part"]),
+        contained(str(data["stored"])),
+        str(data["origin"]),
+        Kind(data["kind"]),
+        _read_totals(data["totals"]),
+    )
+
+
+def _read_qdrant(data: Mapping[str, Any]) -> QdrantRecord:
+    return QdrantRecord(
+        str(data["url"]),
+        str(data["version"]),
+        bool(data["embedded"]),
+        tuple(_read_collection(c) for c in data["collections"]),
+    )
+
+
+def _read_collection(data: Mapping[str, Any]) -> CollectionRecord:
+    name, role = str(data["name"]), str(data["role"])
+    return CollectionRecord(
+        name=name,
+        role=role,
+        taken_at=str(data["taken_at"]),
+        points_min=_count(data["points"]["min"]),
+        points_max=_count(data["points"]["max"]),
+        path=contained(str(data["path"])),
+        size=_count(data["size"]),
+        sha256=_digest(data["sha256"]),
+        snapshot_name=str(data["snapshot_name"]),
+        server_checksum=str(data["server_checksum"]),
+        state=CollectionState(
+            name,
+            role,
+            points=_count(data["points"]["max"]),
+            vectors=dict(data["vectors"]),
+            sparse_vectors=dict(data["sparse_vectors"]),
+            payload_schema=dict(data["payload_schema"]),
+            metadata=dict(data["metadata"]),
+            aliases=tuple(map(str, data["aliases"])),
+            shards=int(data["shards"]),
+            sharding=str(data["sharding"]),
+            config=dict(data["config"]),
+        ),
+    )
+
+
+# -- seals ---------------------------------------------------------------------------------------
+
+
+def seal_bytes(seal: Seal) -> bytes:
+    fields = {
+        "record_sha256": seal.record_sha256,
+        "verified_at": seal.verified_at.isoformat(),
+        "level": seal.level,
+        "intact": seal.intact,
+    }
+    return (json.dumps(fields, sort_keys=True) + "\n").encode()
+
+
+def read_seal(raw: bytes) -> Seal:
+    """ValueError when it is not one; a seal is a memory, losing one costs a new verification."""
+    try:
+        data = json.loads(raw)
+        return Seal(str(data["record_sha256"]), _time(data["verified_at"]), str(data["level"]), data["intact"] is True)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("not a seal") from error
+
+
+def joined_sums(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Several lines of SHA256SUMS: `(path, sha256)` each."""
+    return b"".join(sums_line(path, sha256) for path, sha256 in pairs)

@@ -1,0 +1,155 @@
+"""Say what Qdrant's answers mean, and which addresses, keys and names it can be asked with. No I/O."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from docmind_backup.core.model import CollectionState
+from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+
+DEFAULT_PORT = 6333
+"""What qdrant-client, and so DocMind, takes for an address without a port, https too."""
+KEY_SETTING = "DOCMIND_DATABASE__QDRANT_API_KEY"
+URL_SETTING = "DOCMIND_DATABASE__QDRANT_URL"
+UNREACHABLE_HINT = f"start it, correct {URL_SETTING}, or leave Qdrant out with --no-qdrant-snapshot"
+
+_URL_HINT = f"set {URL_SETTING}, for example to http://localhost:6333"
+
+
+class NotFoundError(QdrantError):
+    """Qdrant itself says that there is no such collection or snapshot; a foreign server's 404 is another."""
+
+
+# -- what it can be asked with -------------------------------------------------------------------
+
+
+def base_url(url: str) -> str:
+    """scheme://host:port[/prefix]. Raises UsageError, in words that leave out what may be a secret."""
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise UsageError("the address of Qdrant cannot be read", hint=_URL_HINT) from None
+    if "@" in parts.netloc:
+        problem = "the address of Qdrant holds a user name or password, which is not used"
+        raise UsageError(problem, hint=f"leave it out and set {KEY_SETTING} instead")
+    plain = re.fullmatch(r"[\w.:%-]+", host) and re.fullmatch(r"[\w./%~-]*", parts.path)
+    if parts.scheme not in ("http", "https") or not plain or parts.query or parts.fragment:
+        raise UsageError("the address of Qdrant is not of the form http://host:port", hint=_URL_HINT)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}:{port or DEFAULT_PORT}{parts.path.rstrip('/')}"
+
+
+def usable_key(key: str) -> str:
+    """Checked here because the HTTP library's own complaint would print it. Raises UsageError."""
+    if re.fullmatch(r"[\x21-\x7e]*", key):
+        return key
+    problem = "the API key of Qdrant holds a space, a line break or a character that no header can carry"
+    raise UsageError(problem, hint=f"correct {KEY_SETTING}")
+
+
+def collection_name(name: str) -> str:
+    """`name`, unless it would change the path it is put into, quoted or not."""
+    if not _is_plain(name):
+        raise QdrantError(f"{name!r} cannot be the name of a collection")
+    return name
+
+
+def file_name(snapshot: str) -> str:
+    """`snapshot`, unless it is not a plain file name."""
+    if not _is_plain(snapshot):
+        raise QdrantError(f"Qdrant names a snapshot {snapshot!r}, which is not a plain file name")
+    return snapshot
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def collection_path(name: str) -> str:
+    return f"/collections/{quote(collection_name(name), safe='')}"
+
+
+def snapshot_path(name: str, snapshot: str) -> str:
+    return f"{collection_path(name)}/snapshots/{quote(file_name(snapshot), safe='')}"
+
+
+# -- what it answers -----------------------------------------------------------------------------
+
+
+def state(name: str, found: Any, *, points: int, aliases: tuple[str, ...]) -> CollectionState:
+    """A description as the server gave it, whole: a restore may need what this version does not know."""
+    try:
+        config = found["config"]
+        params = config["params"]
+        return CollectionState(
+            name,
+            role="",
+            points=points,
+            vectors=params.get("vectors") or {},
+            sparse_vectors=params.get("sparse_vectors") or {},
+            payload_schema=found.get("payload_schema") or {},
+            metadata=config.get("metadata") or {},
+            aliases=aliases,
+            shards=params.get("shard_number") or 1,
+            sharding=params.get("sharding_method") or "auto",
+            config=config,
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise QdrantError(f"Qdrant's description of {name!r} is not one that this tool knows") from error
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Refusals:
+    """Turns answers that are not 200 into errors that say what to do."""
+
+    url: str
+    key: str
+
+    def of(self, status: int, body: bytes, *, changes: str = "") -> QdrantError:
+        """`changes`: what the call would have altered on the server (`creating a snapshot`), if anything."""
+        words = self._words(body)
+        match status:
+            case 401 if not self.key:
+                return QdrantRefused("Qdrant wants an API key and none is set", hint=f"set {KEY_SETTING}")
+            case 401:
+                return QdrantRefused("the API key is wrong", hint=f"correct {KEY_SETTING}")
+            case 403 if changes:
+                problem = f"the API key is read-only: {changes} needs a key with manage access"
+                return QdrantRefused(problem, hint=f"set {KEY_SETTING} to such a key")
+            case 403:
+                return QdrantRefused(f"the API key does not allow this: {words}", hint=f"change {KEY_SETTING}")
+            case 404 if words.startswith("Not found"):
+                return NotFoundError(f"Qdrant at {self.url} says: {words}")
+            case _ if 300 <= status < 400:
+                problem = f"{self.url} answers with a redirect ({status}), which is not followed"
+                return QdrantError(problem, hint=f"set {URL_SETTING} to the address of Qdrant itself")
+            case _ if status == 507 or "No space left on device" in words:
+                problem = f"the disk of the Qdrant server (not that of the backups) is full: {words}"
+                return QdrantError(problem, hint="free space where Qdrant keeps its storage and snapshots")
+        return QdrantError(f"Qdrant at {self.url} answered {status}: {words}")
+
+    def unknown_answer(self) -> QdrantError:
+        problem = f"an answer of {self.url} is not one that this tool knows"
+        return QdrantError(problem, hint=f"check that {URL_SETTING} is the address of a Qdrant server")
+
+    def cause(self, error: Exception, said: bytes) -> Exception | None:
+        """`error`, to be raised from; None when a traceback would print the key with what was said."""
+        return None if self.key and self.key.encode() in said else error
+
+    def _words(self, body: bytes) -> str:
+        """The server's own words: one line, 300 characters, without the key should it repeat it."""
+        text = body.decode("utf-8", "replace")
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
+            text = str(json.loads(text)["status"]["error"])
+        line = " ".join((text.replace(self.key, "<key>") if self.key else text).split())
+        return "".join(char if char.isprintable() else "?" for char in line[:300]) or "(nothing more)"

@@ -1,0 +1,346 @@
+"""Decide what a restore will do. No I/O: the target's present state comes in as a value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from docmind_backup.core.environment import Environment
+from docmind_backup.core.model import (
+    Backup,
+    CollectionRecord,
+    CollectionState,
+    Kind,
+    Layout,
+    Part,
+    QdrantRecord,
+    Seen,
+    SourceRecord,
+)
+
+SIDECARS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.SQLITE: ("-wal", "-shm", "-journal"),
+    Kind.DUCKDB: (".wal",),
+}
+"""What must leave together with a database: an old one beside a new main file is replayed into it."""
+
+
+class Action(StrEnum):
+    """The kinds of steps, in the order they are done."""
+
+    STOP = "stop"
+    CHECK = "check"
+    MOVE_ASIDE = "move aside"
+    COPY = "copy"
+    MERGE = "merge by hand"
+    UPLOAD = "upload"
+    ALIAS = "set alias"
+    START = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """One thing to do."""
+
+    action: Action
+    what: str
+    """Inside the backup: a stored root or a collection; empty for the application."""
+    target: str
+    """Where on the target."""
+    bytes: int = 0
+    overwrites: str = ""
+    """What is there now and leaves; empty when nothing is."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What one file system has to take."""
+
+    path: str
+    needed: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something to hold against the record afterwards."""
+
+    what: str
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """A restore, decided and not done."""
+
+    backup_id: str
+    directory: str
+    blockers: tuple[str, ...]
+    warnings: tuple[str, ...]
+    steps: tuple[RestoreStep, ...]
+    space: tuple[Space, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(step.bytes for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a source would go, as it is now."""
+
+    seen: Seen
+    sidecars: tuple[str, ...]
+    """Names of the database sidecars that lie there now."""
+    file_system: str
+    """Tells file systems apart; the nearest existing folder's device."""
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetQdrant:
+    """The target's Qdrant as it is now."""
+
+    url: str
+    version: str = ""
+    collections: tuple[CollectionState, ...] = ()
+    """Those of the backup's names that exist."""
+    aliases: Mapping[str, str] | None = None
+    """alias -> collection."""
+    peers: int = 1
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The environment that a restore would go to."""
+
+    environment: Environment
+    layout: Layout
+    places: tuple[Place, ...]
+    qdrant: TargetQdrant | None
+
+
+def plan_restore(backup: Backup, target: Target) -> RestorePlan:
+    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way."""
+    record = backup.record
+    pairs = tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
+    qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
+    steps = (
+        RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=("docmind-backup verify",)),
+        RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
+        *_aside(pairs),
+        *_copies(pairs, record.layout),
+        *(_collections(qdrant, target) if qdrant else ()),
+        RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
+    )
+    space = tuple(_space(pairs))
+    return RestorePlan(
+        backup_id=record.id,
+        directory=str(backup.directory),
+        blockers=tuple(_blockers(backup, target, pairs, space)),
+        warnings=tuple(_warnings(backup, target, pairs)),
+        steps=steps,
+        space=space,
+        checks=tuple(_checks(backup)),
+    )
+
+
+_Pair = tuple[SourceRecord, Place | None]
+
+
+def _holds(source: SourceRecord) -> bool:
+    return bool(source.totals.files or source.totals.directories or source.totals.links)
+
+
+def _place(source: SourceRecord, places: Iterable[Place]) -> Place | None:
+    """By its place in a backup; a database whose name differs on the target, by its part."""
+    known = list(places)
+    for place in known:
+        if str(place.seen.source.stored) == source.stored:
+            return place
+    same = [p for p in known if (p.seen.source.part, p.seen.source.kind) == (source.part, source.kind)]
+    return same[0] if len(same) == 1 and source.kind in SIDECARS else None
+
+
+def _to_stop(layout: Layout) -> tuple[str, ...]:
+    app = "DocMind (streamlit, or its container)" if layout is Layout.V2 else "DocMind"
+    return (app, "and everything else that writes to its data: scheduled ingestion, backups")
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
+    """What is there now leaves first, databases with every sidecar in the same move."""
+    for source, place in pairs:
+        if place is None or source.part is Part.ENV:
+            continue
+        seen = place.seen
+        if seen.exists or place.sidecars:
+            yield RestoreStep(
+                Action.MOVE_ASIDE,
+                source.stored,
+                str(seen.source.path),
+                overwrites=f"{seen.files:,} file{'' if seen.files == 1 else 's'}, {seen.bytes:,} bytes",
+                notes=tuple(f"with {name}" for name in place.sidecars),
+            )
+
+
+def _copies(pairs: Iterable[_Pair], layout: Layout) -> Iterator[RestoreStep]:
+    for source, place in pairs:
+        where = str(place.seen.source.path) if place else source.origin
+        if source.part is Part.ENV:
+            overwrites = "nothing: field by field" if place and place.seen.exists else ""
+            yield RestoreStep(Action.MERGE, source.stored, where, overwrites=overwrites, notes=("it holds secrets",))
+        else:
+            yield RestoreStep(
+                Action.COPY,
+                source.stored,
+                where,
+                source.totals.bytes,
+                notes=tuple(_copy_notes(source, layout)),
+            )
+
+
+def _copy_notes(source: SourceRecord, layout: Layout) -> Iterator[str]:
+    yield "modes and times from inventory.jsonl"
+    if source.kind is Kind.DUCKDB and source.totals.files > 1:
+        yield "main file and .wal together, both or neither"
+    if source.part is Part.UPLOADS and layout is Layout.V1:
+        yield "modification times to the nanosecond: v1's corpus hash is made of them"
+    if source.stored.startswith("data/.") and source.part is Part.UPLOADS:
+        yield "uploads in flight: to a folder beside, for a person to look at"
+
+
+def _space(pairs: Iterable[_Pair]) -> Iterator[Space]:
+    """The old is kept until accepted, so everything restored needs room of its own."""
+    needed: dict[str, int] = {}
+    free: dict[str, tuple[str, int]] = {}
+    for source, place in pairs:
+        if place:
+            needed[place.file_system] = needed.get(place.file_system, 0) + source.totals.bytes
+            free.setdefault(place.file_system, (str(place.seen.source.path.parent), place.free))
+    for system, amount in needed.items():
+        yield Space(free[system][0], amount, free[system][1])
+
+
+# -- Qdrant --------------------------------------------------------------------------------------
+
+
+def _collections(qdrant: QdrantRecord, target: Target) -> Iterator[RestoreStep]:
+    there = {s.name: s for s in target.qdrant.collections} if target.qdrant else {}
+    url = target.qdrant.url if target.qdrant else qdrant.url
+    for taken in qdrant.collections:
+        existing = there.get(taken.name)
+        yield RestoreStep(
+            Action.UPLOAD,
+            taken.path,
+            f"{url}/collections/{taken.name}",
+            taken.size,
+            overwrites=f"the collection of that name, {existing.points:,} points" if existing else "",
+            notes=("save the old one first: an upload over it keeps its old metadata",) if existing else (),
+        )
+        for alias in taken.state.aliases:
+            yield RestoreStep(Action.ALIAS, alias, taken.name, notes=("aliases are not in snapshots",))
+
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+def version_problem(made_with: str, target: str) -> str:
+    """Why a snapshot of one Qdrant version may not go to another; empty when it may.
+
+    Rule: same minor version (patch not older) or the next minor (Qdrant's storage compatibility, qdrant.md 2).
+    """
+    old, new = _VERSION.match(made_with), _VERSION.match(target)
+    if not old or not new:
+        return f"versions cannot be compared: made with '{made_with}', target has '{target}'"
+    (a, b, c), (x, y, z) = (tuple(map(int, m.groups())) for m in (old, new))
+    if x == a and ((y == b and z >= c) or y == b + 1):
+        return ""
+    needed = f"{a}.{b}.{c} or later of {a}.{b}, or {a}.{b + 1}"
+    return f"the target runs Qdrant {target}; a snapshot of {made_with} needs {needed}"
+
+
+# -- what stands in the way ----------------------------------------------------------------------
+
+
+def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Iterable[Space]) -> Iterator[str]:
+    if backup.damaged:
+        yield f"the last verification found damage in {backup.id}: `docmind-backup verify {backup.id}` names it"
+    for one in space:
+        if one.needed > one.free:
+            yield f"{one.needed:,} bytes are needed at {one.path}, {one.free:,} are free"
+    for source, place in pairs:
+        if place and place.seen.problem:
+            yield f"{place.seen.source.path} (for {source.stored}): {place.seen.problem}"
+    record = backup.record
+    if record.qdrant and not record.qdrant.embedded:
+        yield from _qdrant_blockers(record.qdrant, target.qdrant)
+
+
+def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Iterator[str]:
+    if target is None:
+        yield "the backup holds collections of a Qdrant server, and none is configured for the target"
+        return
+    if target.error:
+        yield f"Qdrant at {target.url}: {target.error}"
+        return
+    if target.peers > 1:
+        yield f"Qdrant at {target.url} is a cluster of {target.peers} nodes: each needs its own node's snapshot"
+    if problem := version_problem(qdrant.version, target.version):
+        yield problem
+    for taken in qdrant.collections:
+        aliased = (target.aliases or {}).get(taken.name)
+        if aliased:
+            yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
+        if taken.state.sharding == "custom":
+            yield f"{taken.name} has custom sharding: an upload answers 200 and brings no points"
+
+
+def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterator[str]:
+    record = backup.record
+    for omission in record.omissions:
+        yield f"the backup lacks {omission.part}: {omission.source} ({omission.reason})"
+    for source, place in pairs:
+        if place is None:
+            yield f"{source.stored}: the target's settings have no place for it; it would go to {source.origin}"
+    if record.layout is not target.layout:
+        yield f"the backup is of a {record.layout} environment, the target is {target.layout}"
+    if target.qdrant and record.qdrant:
+        yield from _alias_warnings(record.qdrant.collections, target.qdrant.aliases or {})
+    if record.key_fingerprints:
+        yield "the target needs the same image key and HMAC secret as the backup's environment had"
+    if record.qdrant and record.qdrant.embedded:
+        yield "an embedded Qdrant stores pickles: restore it only if you trust where the backup has been"
+    if not backup.seal:
+        yield f"never verified on this machine: `docmind-backup verify {backup.id}`"
+
+
+def _alias_warnings(collections: Iterable[CollectionRecord], aliases: Mapping[str, str]) -> Iterator[str]:
+    for taken in collections:
+        for alias in taken.state.aliases:
+            now = aliases.get(alias)
+            if now and now != taken.name:
+                yield f"alias {alias} points to {now} now and would be switched to {taken.name}"
+
+
+# -- afterwards ----------------------------------------------------------------------------------
+
+
+def _checks(backup: Backup) -> Iterator[Check]:
+    record = backup.record
+    yield Check("files", f"{record.totals.files:,}, each with the sha256 of SHA256SUMS")
+    active = next((s for s in record.index_snapshots if s["active"]), None)
+    if active:
+        yield Check("data/storage/CURRENT", str(active["name"]))
+    if record.scope.deployment_id and Part.IDENTITY in record.included:
+        yield Check("data/.deployment-id", record.scope.deployment_id)
+    for taken in record.qdrant.collections if record.qdrant else ():
+        points = f"{taken.points_min:,}" + (f" to {taken.points_max:,}" if taken.points_max != taken.points_min else "")
+        yield Check(f"points in {taken.name}", points)

@@ -1,0 +1,201 @@
+"""The answers as JSON documents: what `--json` prints. Pure; docs/cli.md describes each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from docmind_backup.catalog import Item
+from docmind_backup.core import format as fmt
+from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Unfinished
+from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Step
+from docmind_backup.core.restore import RestorePlan
+from docmind_backup.core.verifier import Altered, Finding, Unreadable, Verification
+from docmind_backup.operations import Created, Pruned
+
+Json = dict[str, Any]
+
+
+def created(result: Created) -> Json:
+    """`create --json`."""
+    found = result.backup
+    assert found is not None
+    pruned_ids = [b.id for b in result.pruned.removed] if result.pruned else []
+    return {
+        **backup(found),
+        "exit_code": result.exit_code,
+        "pruned": pruned_ids,
+        "prune_failed": [{"id": b.id, "why": why} for b, why in result.pruned.refused] if result.pruned else [],
+        "left_on_server": [{"snapshot": c.snapshot.name, "command": c.command} for c in result.candidates],
+    }
+
+
+def backup(found: Backup, *, whole: bool = False) -> Json:
+    """One backup; `whole`: its record too."""
+    record = found.record
+    document = {
+        "kind": "backup",
+        "id": record.id,
+        "directory": fmt.printable(str(found.directory)),
+        "sequence": record.sequence,
+        "started_at": record.started_at.isoformat(),
+        "duration_ms": round((record.finished_at - record.started_at).total_seconds() * 1000, 1),
+        "completeness": "complete" if record.complete else "incomplete",
+        "counts": found.counts,
+        "included": list(record.included),
+        "omissions": [omission(o) for o in record.omissions],
+        "notes": list(record.notes),
+        "docmind_eligible": not record.ineligible,
+        "docmind_ineligible_because": list(record.ineligible),
+        "files": record.totals.files,
+        "bytes": record.totals.bytes,
+        "own_bytes": record.totals.own_bytes,
+        "points": _points(found),
+        "verified_at": found.seal.verified_at.isoformat() if found.seal else None,
+        "verified": ("intact" if found.seal.intact else "damaged") if found.seal else None,
+        "held": found.held,
+    }
+    return {**document, "record": fmt.record_document(record)} if whole else document
+
+
+def _points(found: Backup) -> Json | None:
+    qdrant = found.record.qdrant
+    if qdrant is None:
+        return None
+    return {
+        "min": sum(c.points_min for c in qdrant.collections),
+        "max": sum(c.points_max for c in qdrant.collections),
+    }
+
+
+def omission(one: Omission) -> Json:
+    return {
+        "part": one.part,
+        "source": one.source,
+        "reason": one.reason,
+        "detail": one.detail,
+        "rebuildable": one.rebuildable,
+    }
+
+
+def listing(items: Sequence[Item]) -> list[Json]:
+    """`list --json`: each item has `kind`: backup, foreign, broken or unfinished."""
+    return [_item(item) for item in items]
+
+
+def _item(item: Item) -> Json:
+    match item:
+        case Backup():
+            return backup(item)
+        case ForeignBackup():
+            created_at = item.created_at.isoformat() if item.created_at else None
+            return {
+                "kind": "foreign",
+                "directory": fmt.printable(str(item.directory)),
+                "created_at": created_at,
+                "complete": item.complete,
+                "bytes": item.bytes,
+            }
+        case BrokenBackup():
+            return {
+                "kind": "broken",
+                "directory": fmt.printable(str(item.directory)),
+                "problem": item.problem,
+                "too_new": item.too_new,
+            }
+        case Unfinished():
+            return {"kind": "unfinished", "directory": fmt.printable(str(item.directory))}
+
+
+def plan(decided: BackupPlan) -> Json:
+    """`create --dry-run --json`."""
+    return {
+        "steps": [_step(step) for step in decided.steps],
+        "omissions": [omission(o) for o in decided.omissions],
+        "notes": list(decided.notes),
+        "layout": decided.layout,
+        "bytes_needed": decided.bytes_needed,
+    }
+
+
+def _step(step: Step) -> Json:
+    match step:
+        case FileStep():
+            source = step.source
+            return {
+                "part": source.part,
+                "kind": source.kind,
+                "source": fmt.printable(str(source.path)),
+                "stored": str(source.stored),
+                "files": step.files,
+                "bytes": step.bytes,
+            }
+        case CollectionStep():
+            return {
+                "part": "qdrant",
+                "kind": "collection",
+                "source": step.state.name,
+                "stored": str(step.stored),
+                "points": step.state.points,
+                "bytes": step.bytes,
+            }
+
+
+def pruned(result: Pruned) -> Json:
+    """`prune --json`."""
+    return {
+        "verdicts": [{"id": v.backup.id, "keep": v.keep, "reasons": list(v.reasons)} for v in result.verdicts],
+        "removed": [b.id for b in result.removed],
+        "failed": [{"id": b.id, "why": why} for b, why in result.refused],
+    }
+
+
+def verification(found: Verification) -> Json:
+    """One element of `verify --json`."""
+    return {
+        "id": found.id,
+        "directory": fmt.printable(str(found.directory)),
+        "verdict": found.verdict,
+        "level": found.level,
+        "files": found.files,
+        "bytes": found.bytes,
+        "findings": [_finding(f) for f in found.findings],
+        "omissions": [omission(o) for o in found.omissions],
+        "remembered": found.remembered,
+    }
+
+
+def _finding(finding: Finding) -> Json:
+    fields: Json = {"kind": type(finding).__name__.lower(), **fmt.path_fields(finding.path)}
+    match finding:
+        case Altered(_, what):
+            fields["what"] = what
+        case Unreadable(_, why):
+            fields["what"] = why
+        case _:
+            pass
+    return fields
+
+
+def restore_plan(plan: RestorePlan) -> Json:
+    """`restore-plan --json`."""
+    return {
+        "backup": plan.backup_id,
+        "directory": fmt.printable(plan.directory),
+        "blockers": list(plan.blockers),
+        "warnings": list(plan.warnings),
+        "steps": [
+            {
+                "action": step.action,
+                "what": step.what,
+                "target": fmt.printable(step.target),
+                "bytes": step.bytes,
+                "overwrites": step.overwrites,
+                "notes": list(step.notes),
+            }
+            for step in plan.steps
+        ],
+        "space": [{"path": s.path, "needed": s.needed, "free": s.free} for s in plan.space],
+        "checks": [{"what": c.what, "expected": c.expected} for c in plan.checks],
+        "bytes": plan.bytes,
+    }

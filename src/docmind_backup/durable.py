@@ -1,0 +1,105 @@
+"""Put bytes on the disk and know it: flush a file system with its errors seen, write small files atomically."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from docmind_backup.errors import BackupError, NoSpace
+
+
+class Flusher:
+    """Flushes everything written to one file system since this was made.
+
+    The descriptor is opened before the first write, because Linux reports a write-back error once to each
+    descriptor that was open when it happened (syncfs(2), since 5.8).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def flush(self, below: Path) -> None:
+        """All of `below` is on the disk when this returns; raises OSError when any of it could not be written."""
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            _fsync_tree(below)
+        elif syncfs(self._fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"flushing failed: {os.strerror(code)}", str(self._directory))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _fsync_tree(below: Path) -> None:
+    """Where there is no syncfs: each file and folder for itself."""
+    for folder, _, names in os.walk(below):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                _fsync(path, os.O_RDONLY)
+        fsync_directory(Path(folder))
+
+
+def fsync_directory(directory: Path) -> None:
+    """The names in `directory` are on the disk when this returns."""
+    _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def private_folders(folder: Path, *, below: Path) -> None:
+    """Make `folder` and what is missing above it down from `below`, each 0700 (mkdir's own parents are not)."""
+    missing = [folder, *(parent for parent in folder.parents if parent.is_relative_to(below) and parent != below)]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o400) -> None:
+    """A new file; FileExistsError when there is one. Not flushed."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """The old content or the new, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_new(temporary, data, mode=mode)
+        _fsync(temporary, os.O_RDONLY)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+@contextmanager
+def destination_errors(where: Path) -> Iterator[None]:
+    """Errors of the destination in the tool's words: a full disk is exit 13, the rest exit 1."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"the file system of {where} is full; nothing was published",
+                hint="free some space, `docmind-backup prune`, or choose another place with --dest",
+            ) from error
+        reason = error.strerror or type(error).__name__
+        raise BackupError(
+            f"cannot write to {where}: {reason}; nothing was published",
+            hint="check the permissions and the health of that file system",
+        ) from error

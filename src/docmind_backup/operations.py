@@ -1,0 +1,403 @@
+"""What the tool does, without a terminal: create, prune, list, verify, plan a restore. Each reads like the README."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+from docmind_backup import catalog as catalogs
+from docmind_backup import scan as scanning
+from docmind_backup import verify as verifying
+from docmind_backup.catalog import STATE, Catalog, Item
+from docmind_backup.core import format as fmt
+from docmind_backup.core import rotator
+from docmind_backup.core.environment import Choices, Environment
+from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seal, Seen, ignore
+from docmind_backup.core.planner import BackupPlan, plan_backup
+from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
+from docmind_backup.core.rotator import RetentionPolicy, Verdict
+from docmind_backup.core.server import CollectionServer
+from docmind_backup.core.verifier import Verdict as Outcome
+from docmind_backup.core.verifier import Verification
+from docmind_backup.errors import (
+    BackupError,
+    DamageFound,
+    FormatTooNew,
+    NoSuchBackup,
+    QdrantError,
+    SourceMissing,
+)
+from docmind_backup.events import EventLog
+from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
+from docmind_backup.ledger import Candidate, Ledger, clean_up
+
+Server = CollectionServer | QdrantError | None
+"""A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every operation works on."""
+
+    environment: Environment
+    choices: Choices
+    retention: RetentionPolicy
+    catalog: Catalog
+    server: Server
+    clock: Callable[[], datetime]
+    zone: tzinfo
+    """Local time, for the retention's days and weeks."""
+    events: EventLog
+    lock_wait_s: float = 0
+    busy_wait_s: float = 5
+    min_free: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention decided, and what came of it."""
+
+    verdicts: tuple[Verdict, ...]
+    removed: tuple[Backup, ...] = ()
+    refused: tuple[tuple[Backup, str], ...] = ()
+    """Those that could not be removed, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What a create came to; `backup` is None for a dry run."""
+
+    plan: BackupPlan
+    backup: Backup | None = None
+    pruned: Pruned | None = None
+    """None when nothing was pruned, because this backup does not count or it was not wanted."""
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 with a named shortfall, 14 when a source is missing that was there last time."""
+        omissions = self.backup.record.omissions if self.backup else self.plan.omissions
+        if any(o.reason in (Reason.GONE, Reason.EMPTIED) for o in omissions):
+            return 14
+        refused = bool(self.pruned and self.pruned.refused)
+        shrunk = bool(self.plan.shrinks) and not self.plan.shrink_accepted
+        return 3 if omissions or refused or shrunk else 0
+
+
+# -- create --------------------------------------------------------------------------------------
+
+
+def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) -> Created:
+    """Make a backup, then remove what the retention rules no longer keep - if this one counts.
+
+    Raises a BackupError when nothing was published; the catalog is then as it was before.
+    """
+    started = job.clock()
+    _check_data_dir(job)
+    with job.catalog.lock(job.lock_wait_s):
+        job.catalog.clean()
+        candidates = _clean_server(job)
+        plan, backup = _made(job, on_event)
+        _announce(job, backup, started)
+        pruned = _prune(job) if prune_after and _may_prune(backup) else None
+    return Created(plan, backup, pruned, candidates)
+
+
+def plan(job: Job) -> Created:
+    """What `create` would do now: nothing is written, no lock is taken."""
+    _check_data_dir(job)
+    decided = _plan(job)
+    check_space(decided, job.catalog.root, job.min_free)
+    return Created(decided)
+
+
+def _check_data_dir(job: Job) -> None:
+    """Before anything is made: the catalog's default place lies in the data directory."""
+    data_dir = str(job.environment.data_dir)
+    if not job.environment.data_dir.is_dir() and any(
+        b.record.scope.data_dir == data_dir for b in job.catalog.backups()
+    ):
+        raise SourceMissing(
+            f"the data directory {data_dir} is gone; nothing was published, the earlier backups are untouched",
+            hint="is its disk mounted?",
+        )
+    scanning.check_places(job.environment, job.choices, job.catalog.root)
+
+
+def _plan(job: Job) -> BackupPlan:
+    now = job.clock()
+    inventory = scanning.scan(job.environment, job.choices, job.server)
+    return plan_backup(
+        inventory,
+        job.choices,
+        job.catalog.backups(),
+        backup_id=f"{now:%Y%m%d_%H%M%S}_{secrets.token_hex(6)}",
+        sequence=job.catalog.next_sequence(),
+        now=now,
+    )
+
+
+def _made(job: Job, on_event: OnEvent) -> tuple[BackupPlan, Backup]:
+    """Plan and execute; both once more when the active index snapshot moved meanwhile."""
+    for last_try in (False, True):
+        plan = _plan(job)
+        _refuse_empty(plan)
+        try:
+            return plan, execute(plan, _execution(job, on_event, last_try=last_try))
+        except SourcesMoved:
+            continue
+    raise AssertionError("the last try publishes or raises")
+
+
+def _refuse_empty(plan: BackupPlan) -> None:
+    """Nothing to capture is a failure, and so is a Qdrant that was required and is not there."""
+    qdrant = plan.qdrant
+    if plan.qdrant_required and qdrant and qdrant.error:
+        raise QdrantError(f"Qdrant is required and cannot be saved: {qdrant.error}", hint=qdrant.hint)
+    if plan.steps:
+        return
+    if any(o.reason in (Reason.GONE, Reason.EMPTIED) for o in plan.omissions):
+        raise SourceMissing(
+            f"nothing is left of what the last backup holds: {_why(plan)}",
+            hint="is the disk mounted? --accept-shrink accepts it",
+        )
+    if qdrant and qdrant.error:
+        raise QdrantError(qdrant.error, hint=qdrant.hint)
+    raise BackupError(
+        "there is nothing to back up: " + (_why(plan) or "none of the wanted parts exists"),
+        hint="`docmind-backup create --dry-run` shows what was looked for",
+    )
+
+
+def _why(plan: BackupPlan) -> str:
+    return "; ".join(f"{o.source}: {o.reason}" for o in plan.omissions)
+
+
+def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
+    return Execution(
+        catalog=job.catalog,
+        server=None if isinstance(job.server, QdrantError) else job.server,
+        watch=lambda: scanning.watch(job.environment),
+        clock=job.clock,
+        on_event=on_event,
+        busy_wait_s=job.busy_wait_s,
+        min_free=job.min_free,
+        fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
+        last_try=last_try,
+    )
+
+
+def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:
+    """Salted scrypt fingerprints of the secrets that a restored environment needs again; never the secrets."""
+    known = {"image_key": environment.image_key, "hmac_secret": environment.hmac_secret}
+    prints = {
+        name: hashlib.scrypt(value.encode(), salt=bytes.fromhex(salt), n=2**13, r=8, p=1, dklen=16).hex()
+        for name, value in known.items()
+        if value
+    }
+    if not prints:
+        return {}
+    key_id = {"image_key_id": environment.image_key_id} if environment.image_key_id else {}
+    return {"kdf": "scrypt n=8192 r=8 p=1", "salt": salt, **prints, **key_id}
+
+
+def _clean_server(job: Job) -> tuple[Candidate, ...]:
+    """Remove what a dead run left on the server; a silent server keeps its notes for the next run."""
+    ledger = Ledger(job.catalog.root / STATE / "servers")
+    if job.server is None or isinstance(job.server, QdrantError) or not ledger.pending():
+        return ()
+    try:
+        return clean_up(ledger, job.server)
+    except QdrantError:
+        return ()
+
+
+def _announce(job: Job, backup: Backup, started: datetime) -> None:
+    record = backup.record
+    job.events.emit(
+        "backup_created",
+        path=backup.directory.name,
+        id=record.id,
+        included=list(record.included),
+        bytes_written=record.totals.bytes,
+        duration_ms=round((job.clock() - started).total_seconds() * 1000, 1),
+        complete=record.complete,
+        omissions=[f"{o.source}: {o.reason}" for o in record.omissions],
+    )
+
+
+# -- prune ---------------------------------------------------------------------------------------
+
+
+def prune(job: Job, *, dry_run: bool = False) -> Pruned:
+    """Remove the backups that no retention rule keeps; all renamed away first, then deleted."""
+    if dry_run:
+        return Pruned(_verdicts(job))
+    if not job.catalog.root.is_dir():
+        raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
+    with job.catalog.lock(job.lock_wait_s):
+        job.catalog.clean()
+        return _prune(job)
+
+
+def _verdicts(job: Job) -> tuple[Verdict, ...]:
+    return rotator.apply(job.retention, job.catalog.backups(), job.clock(), zone=job.zone)
+
+
+def _may_prune(backup: Backup) -> bool:
+    """Only a backup that counts lets others go (design.md, invariant 4)."""
+    return backup.counts and not any(o.reason is Reason.MOVED for o in backup.record.omissions)
+
+
+def _prune(job: Job) -> Pruned:
+    verdicts = _verdicts(job)
+    removed, refused = job.catalog.discard([v.backup for v in verdicts if not v.keep])
+    if removed or refused:
+        policy = job.retention
+        job.events.emit(
+            "backup_pruned",
+            deleted_count=len(removed),
+            keep_last=policy.last,
+            deleted=[b.id for b in removed],
+            failed=[f"{b.id}: {why}" for b, why in refused],
+        )
+    return Pruned(verdicts, tuple(removed), tuple(refused))
+
+
+# -- look ----------------------------------------------------------------------------------------
+
+
+def listing(job: Job) -> tuple[Item, ...]:
+    """All that is in the catalog: backups newest first, then what is not one of ours or cannot be used."""
+    return job.catalog.items()
+
+
+def show(job: Job, text: str) -> Backup:
+    """One backup by `latest`, id, prefix or path."""
+    directory = job.catalog.find(text, now=job.clock())
+    return _read(directory, job)
+
+
+def _read(directory: Path, job: Job) -> Backup:
+    beside = job.catalog if directory.parent == job.catalog.root else Catalog(directory.parent)
+    try:
+        return beside.read(directory)
+    except FormatTooNew:
+        raise
+    except FileNotFoundError as error:
+        raise NoSuchBackup(
+            f"{directory} was not made by this tool: it has no {fmt.RECORD}",
+            hint="`docmind-backup list` shows what is there",
+        ) from error
+    except (ValueError, OSError) as error:
+        raise DamageFound(
+            f"the record of {directory} cannot be used: {error}", hint=f"docmind-backup verify {directory}"
+        ) from error
+
+
+def hold(job: Job, text: str, reason: str) -> Backup:
+    """Keep a backup, whatever the retention rules say, until `release`."""
+    backup = show(job, text)
+    job.catalog.hold(backup, reason)
+    return replace(backup, held=reason)
+
+
+def release(job: Job, text: str) -> tuple[Backup, bool]:
+    """Undo `hold`; False when it was not held."""
+    backup = show(job, text)
+    return backup, job.catalog.release(backup)
+
+
+# -- verify --------------------------------------------------------------------------------------
+
+
+def find_all(job: Job) -> tuple[Path, ...]:
+    """Every directory in the catalog that claims to be a backup of ours, newest first."""
+    return tuple(
+        item.directory
+        for item in job.catalog.items()
+        if isinstance(item, Backup) or (item.directory / fmt.RECORD).exists()
+    )
+
+
+def verify(job: Job, directory: Path, *, quick: bool = False, on_event: OnEvent = ignore) -> Verification:
+    """Read one backup back, and remember the outcome beside it where that can be written."""
+    found = verifying.verify(directory, quick=quick, on_event=on_event)
+    damaged = found.verdict is Outcome.DAMAGED
+    if found.verdict is Outcome.UNCHECKED or (quick and not damaged):
+        return found
+    return replace(found, remembered=_remember(job, directory, found, intact=not damaged))
+
+
+def _remember(job: Job, directory: Path, found: Verification, *, intact: bool) -> bool:
+    root = directory.parent
+    if root != job.catalog.root and not (root / STATE).is_dir():
+        return False
+    try:
+        digest = fmt.record_digest(catalogs.read_limited(directory / fmt.RECORD))
+    except (OSError, ValueError):
+        return False
+    return Catalog(root).remember(directory, Seal(digest, job.clock(), found.level, intact))
+
+
+# -- restore -------------------------------------------------------------------------------------
+
+
+def restore_plan(job: Job, text: str) -> RestorePlan:
+    """What a restore of the backup to this environment would do; nothing is touched."""
+    backup = show(job, text)
+    return plan_restore(backup, _target(job, backup))
+
+
+def _target(job: Job, backup: Backup) -> Target:
+    layout, seen = scanning.places(job.environment, job.choices)
+    qdrant = backup.record.qdrant
+    names = [c.name for c in qdrant.collections] if qdrant and not qdrant.embedded else []
+    return Target(
+        environment=job.environment,
+        layout=layout,
+        places=tuple(_place_of(one) for one in seen),
+        qdrant=_target_qdrant(job, names) if names else None,
+    )
+
+
+def _place_of(seen: Seen) -> Place:
+    path = seen.source.path
+    near = next(p for p in path.parents if p.exists())
+    found = os.statvfs(near)
+    sidecars = tuple(
+        path.name + suffix
+        for suffix in SIDECARS.get(seen.source.kind, ())
+        if path.with_name(path.name + suffix).exists()
+    )
+    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize)
+
+
+def _target_qdrant(job: Job, names: Sequence[str]) -> TargetQdrant | None:
+    server = job.server
+    if server is None:
+        return None
+    if isinstance(server, QdrantError):
+        return TargetQdrant(job.environment.qdrant_url, error=str(server))
+    try:
+        states = [server.describe(name) for name in names]
+        return TargetQdrant(
+            server.url,
+            server.version(),
+            tuple(s for s in states if s.exists),
+            server.aliases(),
+            server.peers(),
+        )
+    except QdrantError as error:
+        return TargetQdrant(server.url, error=str(error))
+
+
+def wants_qdrant(choices: Choices) -> bool:
+    """Whether a run with these choices talks to a Qdrant server at all."""
+    asked = choices.qdrant != "off" and (not choices.only or Part.QDRANT in choices.only)
+    return asked and choices.qdrant_path is None

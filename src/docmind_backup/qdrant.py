@@ -1,0 +1,350 @@
+"""Talk to one Qdrant server: its collections as facts, their snapshots as files. No redirect, proxy or retry.
+
+qdrant-client speaks for what it exposes; httpx for the bytes, and for descriptions, of which qdrant-client's
+models would drop what they do not know. Foreign errors are translated here, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+
+import httpcore
+import httpx
+
+from docmind_backup import __version__
+from docmind_backup.core import qdrant_rest as rest
+from docmind_backup.core.model import CollectionState
+from docmind_backup.core.server import Downloaded, ServerSnapshot
+from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import SnapshotDescription
+
+T = TypeVar("T")
+
+READ_BYTES = 2**20
+
+
+def connect(
+    url: str,
+    *,
+    api_key: str = "",
+    connect_timeout_s: float = 10,
+    request_timeout_s: float = 60,
+    create_timeout_s: float = 3600,
+    stall_timeout_s: float = 60,
+) -> QdrantServer:
+    """A server that is first asked when one of its methods is called; close it, or use it in a `with`.
+
+    `stall_timeout_s` is the longest silence while a snapshot is downloaded. Raises UsageError for an
+    address or a key that cannot be used.
+    """
+    timeouts = _Timeouts(connect_timeout_s, request_timeout_s, create_timeout_s, stall_timeout_s)
+    return QdrantServer(rest.base_url(url), rest.usable_key(api_key), timeouts)
+
+
+def resolve(host: str) -> tuple[str, ...]:
+    """All addresses of a name, for core/endpoint.py. Raises OSError when it has none."""
+    return tuple({str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeouts:
+    """Seconds."""
+
+    connect: float
+    request: float
+    create: float
+    stall: float
+
+
+class QdrantServer:
+    """core/server.py's CollectionServer over REST; for one thread at a time."""
+
+    def __init__(self, url: str, key: str, timeouts: _Timeouts) -> None:
+        self._url = url
+        self._key = key
+        self._timeouts = timeouts
+        self._refusals = rest.Refusals(url, key)
+        self._clients: dict[float, QdrantClient] = {}
+
+    def __repr__(self) -> str:
+        return f"QdrantServer({self._url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+        for client in self._clients.values():
+            client.close()
+
+    # -- the server ------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def version(self) -> str:
+        return self._version
+
+    @cached_property
+    def _version(self) -> str:
+        said = self._json(self._greeting())
+        version = said.get("version") if isinstance(said, dict) else None
+        if not isinstance(version, str):
+            raise self._refusals.unknown_answer()
+        return version
+
+    def now(self) -> datetime:
+        date = self._greeting().headers.get("date", "")
+        try:
+            return parsedate_to_datetime(date).astimezone(UTC)
+        except ValueError as error:
+            raise QdrantError(f"Qdrant at {self._url} does not say what time it is") from error
+
+    def peers(self) -> int:
+        cluster = self._result("/cluster")
+        peers = cluster.get("peers") if isinstance(cluster, dict) else None
+        return max(1, len(peers)) if isinstance(peers, dict) else 1
+
+    def names(self) -> tuple[str, ...]:
+        answer = self._ask(lambda client: client.get_collections())
+        return tuple(sorted(collection.name for collection in answer.collections))
+
+    def aliases(self) -> dict[str, str]:
+        answer = self._ask(lambda client: client.get_aliases())
+        return {alias.alias_name: alias.collection_name for alias in answer.aliases}
+
+    # -- a collection ----------------------------------------------------------------------------
+
+    def describe(self, name: str) -> CollectionState:
+        try:
+            found = self._result(rest.collection_path(name))
+            return rest.state(name, found, points=self.count(name), aliases=self._aliases(name))
+        except rest.NotFoundError:
+            return CollectionState(name, role="", exists=False)
+
+    def count(self, name: str) -> int:
+        return self._ask(lambda client: client.count(rest.collection_name(name), exact=True)).count
+
+    def _aliases(self, name: str) -> tuple[str, ...]:
+        answer = self._ask(lambda client: client.get_collection_aliases(rest.collection_name(name)))
+        return tuple(sorted(alias.alias_name for alias in answer.aliases))
+
+    # -- its snapshots ---------------------------------------------------------------------------
+
+    def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
+        try:
+            listed = self._ask(lambda client: client.list_snapshots(rest.collection_name(name)))
+        except rest.NotFoundError:
+            return ()
+        return tuple(map(_described, listed))
+
+    def create_snapshot(self, name: str) -> ServerSnapshot:
+        made = self._ask(
+            lambda client: client.create_snapshot(rest.collection_name(name), wait=True),
+            timeout_s=self._timeouts.create,
+            changes="creating a snapshot",
+        )
+        if made is None:
+            raise QdrantError(f"Qdrant accepted to make a snapshot of {name} but did not name it")
+        return _described(made)
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        file, collection = rest.file_name(snapshot), rest.collection_name(name)
+        try:
+            self._ask(
+                lambda client: client.delete_snapshot(collection, file, wait=True),
+                changes="deleting a snapshot",
+            )
+        except rest.NotFoundError:
+            return
+
+    def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
+        address = self._url + rest.snapshot_path(name, snapshot)
+        timeout = httpx.Timeout(self._timeouts.stall, connect=self._timeouts.connect)
+        with (
+            self._heard(self._timeouts.stall),
+            self._http.stream("GET", address, timeout=timeout) as answer,
+        ):
+            if answer.status_code != 200:
+                raise self._refusals.of(answer.status_code, b"".join(islice(answer.iter_raw(4096), 1)))
+            return _store(answer.iter_raw(), target, _promised_size(answer), on_bytes)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        # httpcore would read 64 KiB at a time, which costs a download over loopback a sixth of its time
+        httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
+        own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
+        return httpx.Client(
+            headers={**self._headers, **own},
+            timeout=httpx.Timeout(self._timeouts.request, connect=self._timeouts.connect),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def _client(self, timeout_s: float) -> QdrantClient:
+        """Made when first needed and the server has answered once: importing it takes over a second."""
+        if timeout_s not in self._clients:
+            self.version()
+            from qdrant_client import QdrantClient
+
+            self._clients[timeout_s] = QdrantClient(
+                url=self._url,
+                headers=self._headers,
+                timeout=math.ceil(timeout_s),
+                prefer_grpc=False,
+                check_compatibility=False,
+                trust_env=False,
+                follow_redirects=False,
+            )
+        return self._clients[timeout_s]
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        """As `api_key=` qdrant-client would warn about http, on loopback too."""
+        return {"api-key": self._key} if self._key else {}
+
+    def _ask(self, call: Callable[[QdrantClient], T], *, timeout_s: float | None = None, changes: str = "") -> T:
+        waited_s = timeout_s or self._timeouts.request
+        client = self._client(waited_s)
+        from qdrant_client.common.client_exceptions import QdrantException
+        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+        try:
+            return call(client)
+        except UnexpectedResponse as error:
+            refusal = self._refusals.of(error.status_code or 0, error.content, changes=changes)
+            raise refusal from self._refusals.cause(error, error.content)
+        except ResponseHandlingException as error:
+            silence = self._silence(error.source, waited_s)
+            raise silence from self._refusals.cause(error, str(error).encode())
+        except QdrantException as error:  # 429 with a Retry-After
+            said = str(error).encode()
+            raise self._refusals.of(429, said) from self._refusals.cause(error, said)
+
+    def _greeting(self) -> httpx.Response:
+        """`GET /`, which Qdrant answers without a key too."""
+        return self._get("/")
+
+    def _result(self, path: str) -> Any:
+        envelope = self._json(self._get(path))
+        if not isinstance(envelope, dict) or "result" not in envelope:
+            raise self._refusals.unknown_answer()
+        return envelope["result"]
+
+    def _get(self, path: str) -> httpx.Response:
+        with self._heard(self._timeouts.request):
+            answer = self._http.get(self._url + path)
+        if answer.status_code != 200:
+            raise self._refusals.of(answer.status_code, answer.content)
+        return answer
+
+    def _json(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except (ValueError, RecursionError) as error:
+            raise self._refusals.unknown_answer() from self._refusals.cause(error, answer.content)
+
+    @contextmanager
+    def _heard(self, waited_s: float) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise self._silence(error, waited_s) from error
+
+    def _silence(self, error: Exception, waited_s: float) -> BackupError:
+        """No answer, or none that could be read."""
+        match error:
+            case BackupError():  # from a signal handler: qdrant-client wraps whatever is raised meanwhile
+                return error
+            case httpx.ConnectTimeout():
+                problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
+            case httpx.ConnectError():
+                problem = f"nothing answers at {self._url}: {_reason(error)}"
+            case httpx.TimeoutException():
+                problem = f"Qdrant at {self._url} fell silent: nothing came for {waited_s:g} s"
+            case httpx.TransportError():
+                problem = f"the connection to Qdrant at {self._url} broke: {_reason(error)}"
+            case _:
+                return self._refusals.unknown_answer()
+        return QdrantUnreachable(problem, hint=rest.UNREACHABLE_HINT)
+
+
+def _reason(error: Exception) -> str:
+    """`[Errno 111] Connection refused` without the number, as part of a sentence."""
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    return text[0].lower() + text[1:]
+
+
+def _described(snapshot: SnapshotDescription) -> ServerSnapshot:
+    return ServerSnapshot(
+        rest.file_name(snapshot.name),
+        snapshot.size,
+        checksum=(snapshot.checksum or "").lower(),
+        created=snapshot.creation_time or "",
+    )
+
+
+# -- bytes ---------------------------------------------------------------------------------------
+
+
+def _promised_size(answer: httpx.Response) -> int | None:
+    """None where the server does not say (S3). Refuses what cannot be the snapshot's own bytes."""
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if encoding != "identity":
+        raise QdrantError(f"the snapshot came compressed ({encoding}), though asked for as it is")
+    if kind != "application/octet-stream":
+        raise QdrantError(f"what came instead of the snapshot is of type {kind or '(none)'}")
+    length = answer.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _store(chunks: Iterable[bytes], target: Path, promised: int | None, on_bytes: Callable[[int], None]) -> Downloaded:
+    """Hash and write in one pass; never more than was promised."""
+    digest, size = hashlib.sha256(), 0
+    with _new_file(target) as file:
+        for chunk in chunks:
+            size += len(chunk)
+            if promised is not None and size > promised:
+                raise QdrantError(f"Qdrant sent more than the {promised:,} bytes it announced")
+            digest.update(chunk)
+            file.write(chunk)
+            on_bytes(len(chunk))
+        if promised is not None and size != promised:
+            raise QdrantError(f"Qdrant sent {size:,} of the {promised:,} bytes it announced")
+    return Downloaded(size, digest.hexdigest())
+
+
+@contextmanager
+def _new_file(target: Path) -> Iterator[BinaryIO]:
+    """Not there before, and not there afterwards when anything goes wrong."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(target, flags, 0o400)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise

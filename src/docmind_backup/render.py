@@ -1,0 +1,599 @@
+"""Words, tables and bars for people. The only module that knows Rich; names go in as text, never as markup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from docmind_backup.catalog import Item
+from docmind_backup.core.format import printable
+from docmind_backup.core.model import (
+    Advanced,
+    Backup,
+    BrokenBackup,
+    Event,
+    ForeignBackup,
+    Layout,
+    Part,
+    Record,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+    Unfinished,
+)
+from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep
+from docmind_backup.core.restore import RestorePlan
+from docmind_backup.core.verifier import (
+    Altered,
+    Finding,
+    Missing,
+    Unexpected,
+    Unreadable,
+    Verdict,
+    Verification,
+)
+from docmind_backup.operations import Created, Pruned
+
+SHOWN = 50
+"""Backups a terminal shows at most; a pipe and --json get all."""
+WIDE = 110
+"""Columns from which ids are shown whole."""
+
+
+# -- numbers and words ---------------------------------------------------------------------------
+
+
+def size(count: int) -> str:
+    """Decimal units, three digits: `3.4 MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 999.5 or unit == "TB":
+            break
+        amount /= 1000
+    if unit == "B":
+        return f"{count} B"
+    return f"{amount:.0f} {unit}" if amount >= 99.5 else f"{amount:.1f} {unit}"
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """`now`, `5 min`, `3 h`, `12 d`, `4 mo`, `2 y`; `in the future` for a clock that jumped."""
+    seconds = (now - moment).total_seconds()
+    if seconds < -1:
+        return "in the future"
+    for limit, unit, seconds_each in (
+        (60, "", 1),
+        (3600, "min", 60),
+        (86400, "h", 3600),
+        (86400 * 60, "d", 86400),
+        (86400 * 730, "mo", 86400 * 30.44),
+    ):
+        if seconds < limit:
+            return f"{int(seconds / seconds_each)} {unit}" if unit else "now"
+    return f"{int(seconds / 86400 / 365.25)} y"
+
+
+def duration(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def holds(record: Record) -> str:
+    """`full`, `full +logs`, `no qdrant`, or the parts by name where there are few."""
+    held = set(record.included)
+    whole = {Part.CACHE, Part.STORAGE, Part.UPLOADS, Part.QDRANT}
+    if record.layout is Layout.V2:
+        whole |= {Part.CHAT, Part.IDENTITY, Part.ARTIFACTS}
+    extra = "".join(f" +{p}" for p in Part if p in held - whole - {Part.CHAT, Part.ARTIFACTS})
+    if whole <= held:
+        return f"full{extra}"
+    if len(held) <= 3:
+        return " ".join(p for p in Part if p in held) or "nothing"
+    return "no " + ", ".join(p for p in Part if p in whole - held) + extra
+
+
+def state(record: Record) -> str:
+    if record.complete:
+        return "complete" if not record.shrinks or record.shrink_accepted else "complete, shrunk"
+    lacking = ", ".join(dict.fromkeys(f"{o.part} {o.reason}" for o in record.omissions))
+    return f"lacks {lacking}"
+
+
+def points(record: Record) -> str:
+    if not record.qdrant:
+        return "-"
+    low = sum(c.points_min for c in record.qdrant.collections)
+    high = sum(c.points_max for c in record.qdrant.collections)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def verified(backup: Backup, now: datetime) -> str:
+    if not backup.seal:
+        return "never"
+    return age(backup.seal.verified_at, now) if backup.seal.intact else "DAMAGED"
+
+
+# -- the console ---------------------------------------------------------------------------------
+
+
+class Face:
+    """Answers go to stdout, everything said on the way to stderr."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.out = Console(highlight=False, soft_wrap=False)
+        self.err = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def answer(self, text: str) -> None:
+        """One line of the answer, never wrapped or marked up."""
+        self.out.print(Text(printable(text)), soft_wrap=True)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Something said on the way; not with --quiet."""
+        if not self.quiet:
+            self.err.print(Text(printable(text), style=style), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A warning; also with --quiet."""
+        self.err.print(Text.assemble(("warning: ", "yellow"), printable(text)), soft_wrap=True)
+
+    def problem(self, message: str, hint: str) -> None:
+        """An expected failure: what, where, and what to do next."""
+        self.err.print(Text.assemble(("error: ", "bold red"), printable(message)), soft_wrap=True)
+        if hint:
+            self.err.print(Text.assemble(("hint: ", "bold"), printable(hint)), soft_wrap=True)
+
+    def next(self, command: str) -> None:
+        """The last line: what to do now."""
+        if not self.quiet:
+            self.err.print(Text.assemble(("next: ", "bold"), command), soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """Not a terminal: as wide as it needs, so that no value is folded or cut."""
+        if self.out.is_terminal:
+            self.out.print(table)
+        else:
+            self.out.print(table, width=10_000, soft_wrap=False)
+
+    @contextmanager
+    def progress(self) -> Iterator[Reporter]:
+        with Reporter(self) as reporter:
+            yield reporter
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    """A table: (heading, `left` or `right`) each; numbers right-aligned, long text folded."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading, justify in columns:
+        if justify == "right":
+            table.add_column(heading, justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold")
+    return table
+
+
+class Reporter:
+    """Turns events into two bars on a terminal, or a line per finished step elsewhere."""
+
+    def __init__(self, face: Face) -> None:
+        self._face = face
+        self._live = face.err.is_terminal and not face.quiet
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=face.err,
+            transient=True,
+            expand=True,
+            disable=not self._live,
+        )
+        self._tasks: dict[bool, TaskID] = {}
+        self._held: dict[bool, int] = {False: 0, True: 0}
+        self._shown_at = 0.0
+        self.verb = "copied"
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._tasks[False] = self._progress.add_task(self.verb, total=event.copy_bytes)
+                if event.collections:
+                    total = event.download_bytes or None
+                    self._tasks[True] = self._progress.add_task("downloaded", total=total)
+            case Advanced():
+                self._held[event.downloaded] += event.bytes
+                if time.monotonic() - self._shown_at > 0.05:
+                    self._flush()
+            case StepFinished():
+                self._flush()
+                self._line(event)
+            case StepStarted():
+                pass
+
+    def _flush(self) -> None:
+        """Bars move at most twenty times a second: drawing must not cost what copying does."""
+        self._shown_at = time.monotonic()
+        for downloaded, task in self._tasks.items():
+            self._progress.advance(task, self._held[downloaded])
+            self._held[downloaded] = 0
+
+    def _line(self, event: StepFinished) -> None:
+        if not self._live and not self._face.quiet:
+            what = f"{plural(event.files, 'file')}, {size(event.bytes)}"
+            self._face.say(f"{event.label}: {event.outcome or 'ok'}, {what}")
+
+
+# -- create --------------------------------------------------------------------------------------
+
+
+def plan(face: Face, plan: BackupPlan, root: Path) -> None:
+    """What a create would do."""
+    table = _table(("Part", "left"), ("Source", "left"), ("Files", "right"), ("Size", "right"))
+    for step in plan.steps:
+        match step:
+            case FileStep():
+                table.add_row(step.source.part, Text(printable(step.source.name)), f"{step.files:,}", size(step.bytes))
+            case CollectionStep():
+                what = Text(f"{printable(step.state.name)} ({step.state.points:,} points)")
+                table.add_row(Part.QDRANT, what, "1", f"~{size(step.bytes)}")
+    face.table(table)
+    _lacks(face, [f"{o.part}: {o.source}: {o.reason} {o.detail}".rstrip() for o in plan.omissions])
+    _notes(face, plan.notes)
+    face.say(f"would need about {size(plan.bytes_needed)} in {root}; nothing was written (dry run)")
+
+
+def created(face: Face, result: Created) -> None:
+    """What came of a create; the last line says what to do next."""
+    backup = result.backup
+    assert backup is not None
+    record = backup.record
+    face.answer(str(backup.directory))
+    if not face.quiet:
+        face.err.print(_parts(record))
+    took = duration(record.finished_at - record.started_at)
+    word = "complete" if record.complete else "INCOMPLETE"
+    amount = f"{plural(record.totals.files, 'file')}, {size(record.totals.bytes)}, {points(record)} points"
+    face.say(f"{word}: {amount} in {took}", style="bold")
+    _lacks(face, [f"{o.part}: {o.source}: {o.reason} - {o.detail}" for o in record.omissions])
+    _notes(face, record.notes)
+    _eligibility(face, record)
+    _pruned_briefly(face, result.pruned, backup)
+    for candidate in result.candidates:
+        name = candidate.snapshot.name
+        face.warn(f"a run that died may have left {name} on the server; if it is yours: {candidate.command}")
+    face.next(f"docmind-backup verify {'latest' if backup.counts else backup.id}")
+
+
+def _parts(record: Record) -> Table:
+    table = _table(("Part", "left"), ("Files", "right"), ("Size", "right"))
+    for part in record.included:
+        sums = [s.totals for s in record.sources if s.part is part]
+        files, total = sum(t.files for t in sums), sum(t.bytes for t in sums)
+        if part is Part.QDRANT and record.qdrant and not record.qdrant.embedded:
+            files, total = len(record.qdrant.collections), sum(c.size for c in record.qdrant.collections)
+        table.add_row(part, f"{files:,}", size(total))
+    return table
+
+
+def _lacks(face: Face, lines: Sequence[str]) -> None:
+    for line in lines:
+        face.err.print(Text.assemble(("lacks ", "red"), printable(line)), soft_wrap=True)
+
+
+def _notes(face: Face, notes: Iterable[str]) -> None:
+    for note in notes:
+        face.say(f"note: {note}")
+
+
+def _eligibility(face: Face, record: Record) -> None:
+    if record.ineligible and face.verbose:
+        face.say(f"DocMind's own checker would not take it for a recovery point: {'; '.join(record.ineligible)}")
+
+
+def _pruned_briefly(face: Face, pruned: Pruned | None, backup: Backup) -> None:
+    if pruned is None:
+        if not backup.counts:
+            face.say("nothing was pruned: this backup does not count")
+        return
+    if pruned.removed:
+        face.say(
+            f"pruned {plural(len(pruned.removed), 'backup')}: {', '.join(b.id for b in pruned.removed[:3])}"
+            + (" ..." if len(pruned.removed) > 3 else "")
+        )
+    for refused, why in pruned.refused:
+        face.warn(f"{refused.id} was not pruned: {why}")
+
+
+# -- list and show -------------------------------------------------------------------------------
+
+
+def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, everything: bool = False) -> None:
+    """The catalog as a table, newest first; what cannot be used is named below it."""
+    backups = [item for item in items if isinstance(item, Backup)]
+    shown = backups if everything or not face.out.is_terminal else backups[:SHOWN]
+    if shown:
+        face.table(_backups(face, shown, now))
+    others = [item for item in items if not isinstance(item, Backup)]
+    for item in others:
+        face.answer(_other(item, now))
+    if len(shown) < len(backups):
+        face.say(f"{len(backups) - len(shown):,} older ones are not shown: --all")
+    if not items:
+        face.say(f"no backups in {root}")
+        face.next("docmind-backup create")
+    elif backups:
+        newest = backups[0]
+        face.next(f"docmind-backup {'show' if newest.seal else 'verify'} latest")
+
+
+def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
+    table = _table(
+        ("Backup", "left"),
+        ("Age", "right"),
+        ("State", "left"),
+        ("Holds", "left"),
+        ("Files", "right"),
+        ("Size", "right"),
+        ("Own", "right"),
+        ("Points", "right"),
+        ("Verified", "right"),
+    )
+    table.columns[0].no_wrap = True
+    short = face.out.is_terminal and face.out.width < WIDE
+    names = _short_ids([b.id for b in backups]) if short else {b.id: b.id for b in backups}
+    for backup in backups:
+        record = backup.record
+        name = Text(names[backup.id])
+        if backup.held is not None:
+            name.append(" held")
+        table.add_row(
+            name,
+            age(record.started_at, now),
+            state(record),
+            holds(record),
+            f"{record.totals.files:,}",
+            size(record.totals.bytes),
+            size(record.totals.own_bytes),
+            points(record),
+            verified(backup, now),
+        )
+    return table
+
+
+def _short_ids(ids: Sequence[str]) -> dict[str, str]:
+    """Each id cut to its time where that is enough to tell it from the others; a prefix is as good as an id."""
+    times = [i[:15] for i in ids]
+    return {i: i[:15] if times.count(i[:15]) == 1 else i for i in ids}
+
+
+def _other(item: Item, now: datetime) -> str:
+    match item:
+        case ForeignBackup():
+            made = age(item.created_at, now) if item.created_at else "unknown age"
+            word = "complete" if item.complete else "incomplete"
+            what = f"made by DocMind itself, {made}, {word}, {size(item.bytes)}"
+            return f"{item.directory.name}: {what}; never pruned by this tool"
+        case BrokenBackup():
+            word = "newer format" if item.too_new else "broken"
+            return f"{item.directory.name}: {word}: {item.problem}"
+        case Unfinished():
+            return f"{item.directory.name}: unfinished, left by a run that died; the next create removes it"
+        case Backup():
+            return item.id
+
+
+def show(face: Face, backup: Backup, now: datetime) -> None:
+    """Everything a backup says of itself, for people."""
+    record = backup.record
+    rows = [
+        ("Backup", record.id),
+        ("Directory", str(backup.directory)),
+        ("State", state(record)),
+        (
+            "Made",
+            f"{record.started_at.astimezone():%Y-%m-%d %H:%M:%S %Z} ({age(record.started_at, now)}), in "
+            f"{duration(record.finished_at - record.started_at)}, by {record.tool_version} on {record.host}",
+        ),
+        ("Environment", f"{record.scope.data_dir} ({record.layout})"),
+        ("Deployment", record.scope.deployment_id or "-"),
+        ("Asked for", ", ".join(sorted(record.scope.parts))),
+        (
+            "Holds",
+            f"{plural(record.totals.files, 'file')}, {size(record.totals.bytes)}, "
+            f"{size(record.totals.own_bytes)} its own",
+        ),
+        ("Verified", _seal_words(backup, now)),
+        ("Held", "no" if backup.held is None else f"yes: {backup.held}"),
+        (
+            "DocMind",
+            "takes it for a recovery point"
+            if not record.ineligible
+            else "does not take it: " + "; ".join(record.ineligible),
+        ),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, Text(printable(value)))
+    face.table(grid)
+    face.table(_sources(record))
+    if record.qdrant:
+        face.table(_collections(record))
+    for omission in record.omissions:
+        face.answer(f"lacks {omission.part}: {omission.source}: {omission.reason} - {omission.detail}")
+    for note in record.notes:
+        face.answer(f"note: {note}")
+    face.next(f"docmind-backup restore-plan {backup.id}")
+
+
+def _seal_words(backup: Backup, now: datetime) -> str:
+    if not backup.seal:
+        return "never"
+    outcome = "intact" if backup.seal.intact else "DAMAGED"
+    return f"{outcome}, {age(backup.seal.verified_at, now)} ({backup.seal.level})"
+
+
+def _sources(record: Record) -> Table:
+    table = _table(("Part", "left"), ("In the backup", "left"), ("From", "left"), ("Files", "right"), ("Size", "right"))
+    for source in record.sources:
+        totals = source.totals
+        table.add_row(
+            source.part,
+            Text(source.stored),
+            Text(printable(source.origin)),
+            f"{totals.files:,}",
+            size(totals.bytes),
+        )
+    return table
+
+
+def _collections(record: Record) -> Table:
+    table = _table(
+        ("Collection", "left"), ("Role", "left"), ("Points", "right"), ("Size", "right"), ("Aliases", "left")
+    )
+    assert record.qdrant is not None
+    for taken in record.qdrant.collections:
+        low, high = taken.points_min, taken.points_max
+        table.add_row(
+            Text(printable(taken.name)),
+            taken.role or "-",
+            f"{low:,}" if low == high else f"{low:,}-{high:,}",
+            size(taken.size),
+            Text(", ".join(taken.state.aliases) or "-"),
+        )
+    return table
+
+
+# -- verify, prune, restore-plan -----------------------------------------------------------------
+
+
+def verification(face: Face, found: Verification) -> None:
+    """The verdict on one backup, every finding by its path, what it lacks."""
+    name = found.id or found.directory.name
+    read = f"{plural(found.files, 'file')}, {size(found.bytes)}" + (
+        " read" if found.level == "full" else " by name and size"
+    )
+    face.answer(f"{found.verdict}: {name}: {read}")
+    for finding in found.findings:
+        face.answer(f"  {finding_words(finding)}")
+    for omission in found.omissions:
+        face.answer(f"  lacks {omission.part}: {omission.source}: {omission.reason}")
+    if found.level == "quick":
+        face.say("contents were not read: `docmind-backup verify` without --quick reads every byte")
+    if found.level == "full" and found.verdict is not Verdict.UNCHECKED and not found.remembered:
+        face.say("this verification could not be remembered beside the backup")
+
+
+def finding_words(finding: Finding) -> str:
+    match finding:
+        case Missing(path):
+            return f"missing: {path}"
+        case Altered(path, what):
+            return f"altered: {path}: {what}"
+        case Unexpected(path):
+            return f"unexpected: {path}"
+        case Unreadable(path, why):
+            return f"could not be read: {path}: {why}"
+
+
+def verified_next(face: Face, results: Sequence[Verification]) -> None:
+    worst = max(results, key=lambda r: (r.verdict is Verdict.DAMAGED, r.verdict is Verdict.UNCHECKED))
+    match worst.verdict:
+        case Verdict.INTACT:
+            face.next(f"docmind-backup restore-plan {worst.id if len(results) == 1 else 'latest'}")
+        case Verdict.DAMAGED:
+            face.next("docmind-backup create   # and look at the disk: a damaged backup does not count any more")
+        case Verdict.UNCHECKED:
+            face.next("mend what could not be read, then verify again")
+
+
+def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
+    """Every backup with its verdict and the reasons."""
+    table = _table(("Verdict", "left"), ("Backup", "left"), ("Why", "left"))
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for verdict in result.verdicts:
+        table.add_row("keep" if verdict.keep else "remove", verdict.backup.id, "; ".join(verdict.reasons))
+    if result.verdicts:
+        face.table(table)
+    for backup, why in result.refused:
+        face.warn(f"{backup.id} was not removed: {why}")
+    going = sum(not v.keep for v in result.verdicts)
+    if dry_run:
+        face.say(f"{plural(going, 'backup')} would be removed; nothing was (dry run)")
+        face.next("docmind-backup prune" if going else "docmind-backup list")
+    else:
+        face.say(
+            f"removed {plural(len(result.removed), 'backup')}, kept {len(result.verdicts) - len(result.removed):,}"
+        )
+        face.next("docmind-backup list")
+
+
+def restore_plan(face: Face, plan: RestorePlan) -> None:
+    """Blockers first, then the steps in order, the room they need, and what to check afterwards."""
+    for blocker in plan.blockers:
+        face.answer(f"BLOCKED: {blocker}")
+    for warning in plan.warnings:
+        face.answer(f"warning: {warning}")
+    face.answer(f"restore of {plan.backup_id}: {plural(len(plan.steps), 'step')}, {size(plan.bytes)}")
+    for number, step in enumerate(plan.steps, 1):
+        amount = f" ({size(step.bytes)})" if step.bytes else ""
+        what = f"{step.what} -> " if step.what else ""
+        face.answer(f"{number:>3}. {step.action}: {what}{step.target}{amount}")
+        if step.overwrites:
+            face.answer(f"       overwrites {step.overwrites}")
+        for note in step.notes:
+            face.answer(f"       {note}")
+    for space in plan.space:
+        face.answer(f"room: {size(space.needed)} needed at {space.path}, {size(space.free)} free")
+    face.answer("afterwards check:")
+    for check in plan.checks:
+        face.answer(f"   - {check.what}: {check.expected}")
+    if plan.blockers:
+        face.next("remove what blocks, then plan again")
+    else:
+        face.next(f"follow the steps, or read {plan.directory}/README.md")
+
+
+def settings(face: Face, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Every setting, its value (secrets masked) and where it came from."""
+    table = _table(("Setting", "left"), ("Value", "left"), ("From", "left"))
+    for name, value, origin in rows:
+        table.add_row(name, Text(printable(value)), origin)
+    face.table(table)

@@ -1,0 +1,375 @@
+"""Look at a DocMind environment and its Qdrant. Read-only: damage is a fact to report, never an exception."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from docmind_backup import embedded
+from docmind_backup.core import docmind
+from docmind_backup.core.environment import Choices, Environment
+from docmind_backup.core.model import (
+    CollectionState,
+    IndexSnapshot,
+    Kind,
+    Layout,
+    Part,
+    QdrantState,
+    Reason,
+    Seen,
+    Source,
+)
+from docmind_backup.core.planner import IN_FLIGHT, Inventory, Watch
+from docmind_backup.core.server import CollectionServer
+from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+
+STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
+"""Locks and workspaces in data/storage: the application makes them anew."""
+SIDECARS = {Kind.SQLITE: ("-wal", "-journal"), Kind.DUCKDB: (".wal",)}
+TEXT_LIMIT = 64 * 1024 * 1024
+"""Bytes of a small file (CURRENT, a manifest) read at most."""
+
+
+def scan(environment: Environment, choices: Choices, server: CollectionServer | QdrantError | None) -> Inventory:
+    """What is there, how big, how old.
+
+    `server`: None when Qdrant is off or embedded, the error when its address may not be used.
+
+    """
+    layout = environment.layout or _layout(environment)
+    snapshots, incomplete = _index_snapshots(environment.storage)
+    active, problem = _active(environment.storage, snapshots, layout)
+    storage_skip = tuple(name for name in incomplete if name != active)
+    seen = tuple(_look(s) for s in _sources(environment, layout, choices, storage_skip) if not _late(s))
+    inventory = Inventory(
+        environment=environment,
+        layout=layout,
+        deployment_id=_text(environment.deployment_id_file),
+        seen=seen,
+        snapshots=snapshots,
+        active=active,
+        active_problem=problem,
+        encrypted_artifacts=_encrypted(environment.artifacts),
+        watch=watch(environment),
+        notes=(*_leftovers(environment, layout, seen), *_incomplete_notes(storage_skip)),
+    )
+    return replace(inventory, qdrant=_qdrant(inventory, choices, server))
+
+
+def check_places(environment: Environment, choices: Choices, root: Path) -> None:
+    """UsageError when there is no data directory, or the backups in `root` and a source lie inside each other."""
+    if not environment.data_dir.is_dir():
+        raise UsageError(
+            f"no DocMind data directory: {environment.data_dir}",
+            hint="run in DocMind's project folder, give it with -C DIR, or set DOCMIND_DATA_DIR",
+        )
+    layout = environment.layout or _layout(environment)
+    _check_root(root, _sources(environment, layout, choices, ()))
+
+
+def places(environment: Environment, choices: Choices) -> tuple[Layout, tuple[Seen, ...]]:
+    """Where each source is or would be, as it is now: what a restore would overwrite."""
+    layout = environment.layout or _layout(environment)
+    return layout, tuple(_look(source) for source in _sources(environment, layout, choices, ()))
+
+
+def watch(environment: Environment) -> Watch:
+    """What must not move during a run: compared before and after."""
+    digest = hashlib.sha256()
+    for path, found in sorted(_walk(environment.uploads), key=lambda item: item[0]):
+        digest.update(
+            f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode()
+            + os.fsencode(path)
+            + b"\n"
+        )
+    current = _text(environment.storage / "CURRENT")
+    return Watch(current, _text(environment.deployment_id_file), digest.hexdigest())
+
+
+# -- what to look at -----------------------------------------------------------------------------
+
+
+def _layout(environment: Environment) -> Layout:
+    """v2 has a deployment id, schema 2 manifests and cache/ingestion; v1 has none of them but a v1 cache or storage."""
+    if environment.deployment_id_file.exists() or environment.cache_db.exists():
+        return Layout.V2
+    snapshots, _ = _index_snapshots(environment.storage)
+    if any(snapshot.schema_version.startswith("2") for snapshot in snapshots):
+        return Layout.V2
+    return Layout.V1 if snapshots or environment.cache_db_v1.exists() else Layout.V2
+
+
+def _sources(
+    environment: Environment, layout: Layout, choices: Choices, storage_skip: tuple[str, ...]
+) -> Iterator[Source]:
+    """Every source of files the layout knows; the planner picks those that were asked for."""
+    e, v2 = environment, layout is Layout.V2
+    cache = e.cache_db if v2 else e.cache_db_v1
+    chat = e.chat_db if v2 or not e.sqlite_db_v1.exists() else e.sqlite_db_v1
+    stored_storage = (*STORAGE_SKIP, *storage_skip)
+    rows: list[tuple[Part, Kind, Path, str, tuple[str, ...]]] = [
+        (Part.IDENTITY, Kind.FILE, e.deployment_id_file, "data/.deployment-id", ()),
+        (Part.STORAGE, Kind.TREE, e.storage, "data/storage", stored_storage),
+        (Part.UPLOADS, Kind.TREE, e.uploads, "data/uploads", ()),
+        *((Part.UPLOADS, Kind.TREE, e.data_dir / Path(s).name, s, ()) for s in IN_FLIGHT),
+        (Part.ARTIFACTS, Kind.TREE, e.artifacts, "data/artifacts", (".*.tmp",)),
+        (Part.CHAT, Kind.SQLITE, chat, f"data/{chat.name}", ()),
+        (Part.CACHE, Kind.DUCKDB, cache, f"cache/{cache.name}", ()),
+        (Part.ANALYTICS, Kind.DUCKDB, e.analytics_db, f"data/analytics/{e.analytics_db.name}", ()),
+        (Part.LOGS, Kind.TREE, e.logs, "logs", ()),
+        *((Part.LOGS, Kind.FILE, p, f"logs/{p.name}", ()) for p in _outside_logs(e)),
+        (Part.ENV, Kind.FILE, e.env_file, ".env", ()),
+    ]
+    if choices.qdrant_path:
+        rows.append((Part.QDRANT, Kind.EMBEDDED, choices.qdrant_path, "qdrant-embedded", ()))
+    for part, kind, path, stored, skip in rows:
+        yield Source(part, kind, _name(e.project, path), _real(path), PurePosixPath(stored), skip)
+
+
+def _late(source: Source) -> bool:
+    """In-flight folders that are not there are not worth a word."""
+    return str(source.stored) in IN_FLIGHT and not source.path.exists()
+
+
+def _outside_logs(environment: Environment) -> Iterator[Path]:
+    """Log files that the settings put elsewhere than `./logs`."""
+    for path in dict.fromkeys((environment.log_file, environment.telemetry)):
+        if not path.is_relative_to(environment.logs) and path.is_file():
+            yield path
+
+
+def _name(project: Path, path: Path) -> str:
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def _real(path: Path) -> Path:
+    """The root of a source, links resolved once; below it none is followed."""
+    return Path(os.path.realpath(path))
+
+
+def _check_root(root: Path, sources: Iterable[Source]) -> None:
+    """No destination inside a source and no source inside the destination (design.md, invariant 9)."""
+    real = _real(root)
+    for source in sources:
+        tree = source.kind in (Kind.TREE, Kind.EMBEDDED)
+        if (tree and real.is_relative_to(source.path)) or source.path.is_relative_to(real):
+            raise UsageError(
+                f"the backups in {root} and the source {source.name} lie inside each other",
+                hint="choose another place with --dest",
+            )
+
+
+# -- how it is -----------------------------------------------------------------------------------
+
+
+def _look(source: Source) -> Seen:
+    try:
+        found = os.stat(source.path, follow_symlinks=False)
+    except FileNotFoundError:
+        return Seen(source, 0, 0, exists=False)
+    except OSError as error:
+        return Seen(source, 0, 0, exists=False, problem=error.strerror or "cannot be looked at")
+    if source.kind in (Kind.TREE, Kind.EMBEDDED):
+        return _look_tree(source, found)
+    return _look_file(source, found)
+
+
+def _look_tree(source: Source, found: os.stat_result) -> Seen:
+    if not stat.S_ISDIR(found.st_mode):
+        return Seen(source, 0, 0, exists=False, problem="it is not a directory")
+    if not os.access(source.path, os.R_OK | os.X_OK):
+        return Seen(source, 0, 0, exists=False, problem="Permission denied")
+    files = size = newest = 0
+    for _, stats in _walk(source.path, source.skip):
+        files += 1
+        size += stats.st_size
+        newest = max(newest, stats.st_mtime_ns)
+    return Seen(source, files, size, newest_mtime_ns=newest)
+
+
+def _look_file(source: Source, found: os.stat_result) -> Seen:
+    if not stat.S_ISREG(found.st_mode):
+        return Seen(source, 0, 0, exists=False, problem="it is not a regular file")
+    size = found.st_size
+    for suffix in SIDECARS.get(source.kind, ()):
+        path = source.path.with_name(source.path.name + suffix)
+        size += path.stat().st_size if path.is_file() else 0
+    return Seen(source, 1, size, newest_mtime_ns=found.st_mtime_ns)
+
+
+def _walk(top: Path, skip: Sequence[str] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below `top`: (path relative to it, stat). What cannot be read is capture's to report."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(top / folder) as entries:
+                listed = list(entries)
+        except OSError:
+            continue
+        for entry in listed:
+            if not folder and any(fnmatch(entry.name, pattern) for pattern in skip):
+                continue
+            path = f"{folder}{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{path}/")
+                elif entry.is_file(follow_symlinks=False):
+                    yield path, entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+
+
+def _encrypted(artifacts: Path) -> int:
+    return sum(1 for path, _ in _walk(artifacts) if path.endswith(".enc"))
+
+
+def _bytes(path: Path) -> bytes | None:
+    """A small file's content, None when there is none to be had."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            return file.read(TEXT_LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except OSError:
+        return None
+
+
+def _text(path: Path) -> str:
+    return (_bytes(path) or b"").decode("utf-8", "replace").strip()
+
+
+# -- index snapshots -----------------------------------------------------------------------------
+
+
+def _index_snapshots(storage: Path) -> tuple[tuple[IndexSnapshot, ...], tuple[str, ...]]:
+    """(those with all their manifests, names of those without), sorted by name: oldest first."""
+    try:
+        names = sorted(
+            e.name
+            for e in os.scandir(storage)
+            if docmind.INDEX_SNAPSHOT_NAME.match(e.name) and e.is_dir(follow_symlinks=False)
+        )
+    except OSError:
+        return (), ()
+    complete: list[IndexSnapshot] = []
+    incomplete: list[str] = []
+    for name in names:
+        if all((storage / name / manifest).is_file() for manifest in docmind.INDEX_MANIFESTS):
+            complete.append(docmind.index_snapshot(name, _bytes(storage / name / "manifest.meta.json") or b""))
+        else:
+            incomplete.append(name)
+    return tuple(complete), tuple(incomplete)
+
+
+def _active(storage: Path, snapshots: Sequence[IndexSnapshot], layout: Layout) -> tuple[str, str]:
+    """(name of the active index snapshot, what is wrong with it)."""
+    if not (storage / "CURRENT").exists():
+        newest = snapshots[-1].name if snapshots and layout is Layout.V1 else ""
+        return newest, ""
+    name = _text(storage / "CURRENT")
+    if not docmind.INDEX_SNAPSHOT_NAME.match(name):
+        return "", "CURRENT does not hold the name of an index snapshot"
+    for snapshot in snapshots:
+        if snapshot.name == name:
+            return name, snapshot.problem and f"{name}: {snapshot.problem}"
+    return name, f"CURRENT names {name}, which is missing or has no manifest"
+
+
+def _incomplete_notes(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        yield f"data/storage/{name} has no complete manifest: left out"
+
+
+def _leftovers(environment: Environment, layout: Layout, seen: Sequence[Seen]) -> Iterator[str]:
+    """What an operator would want to know and nobody else tells."""
+    stale = environment.cache_db_v1
+    if layout is Layout.V2 and stale != environment.cache_db and stale.is_file():
+        yield f"{_name(environment.project, stale)} is a stale v1 cache, not the live one: left out"
+    workspaces = sum(1 for path in environment.storage.glob("_tmp-*"))
+    if workspaces:
+        yield f"data/storage has {workspaces} unfinished workspace{'s' * (workspaces > 1)} (_tmp-*): left out"
+    if (environment.storage / ".activation-transaction.json").exists():
+        yield "an activation of an index snapshot is in flight (data/storage/.activation-transaction.json)"
+    for one in seen:
+        if str(one.source.stored) in IN_FLIGHT and one.files:
+            files = f"{one.files:,} file{'s' * (one.files > 1)}"
+            yield f"uploads in flight: {files} in {one.source.name}, saved as they are"
+    if layout is Layout.V2 and not environment.deployment_id_file.exists() and environment.storage.is_dir():
+        yield "data/.deployment-id is missing: DocMind refuses to start on such a data directory"
+
+
+# -- Qdrant --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    name: str
+    role: str
+
+
+def _wanted(inventory: Inventory, choices: Choices) -> tuple[_Wanted, ...]:
+    """Which collections: those asked for; else by the active index snapshot (v2) or the settings (v1)."""
+    if choices.collections:
+        return tuple(_Wanted(name, "") for name in choices.collections)
+    active, e = inventory.active_snapshot, inventory.environment
+    if active is not None and active.collections:
+        return tuple(_Wanted(name, role) for role, name in sorted(active.collections.items(), reverse=True))
+    if inventory.layout is Layout.V1:
+        extra = [_Wanted(e.semantic_cache_collection, "semantic_cache")] if e.semantic_cache_collection else []
+        return (_Wanted(e.text_collection, "text"), _Wanted(e.image_collection, "image"), *extra)
+    return ()
+
+
+def _qdrant(
+    inventory: Inventory, choices: Choices, server: CollectionServer | QdrantError | None
+) -> QdrantState | None:
+    if choices.qdrant == "off" or (choices.only and Part.QDRANT not in choices.only):
+        return None
+    wanted = _wanted(inventory, choices)
+    if choices.qdrant_path:
+        return _embedded(choices.qdrant_path, wanted)
+    if server is None:
+        return None
+    if isinstance(server, QdrantError):
+        return _silent(inventory.environment.qdrant_url, server)
+    try:
+        return _server(server, wanted)
+    except QdrantError as error:
+        return _silent(server.url, error)
+
+
+def _silent(url: str, error: QdrantError) -> QdrantState:
+    reason = Reason.REFUSED if isinstance(error, QdrantRefused) else Reason.UNREACHABLE
+    return QdrantState(url, error=str(error), reason=reason, hint=error.hint)
+
+
+def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:
+    version, peers = server.version(), server.peers()
+    if peers > 1:
+        return QdrantState(
+            server.url,
+            version,
+            peers,
+            error=f"Qdrant runs as a cluster of {peers} nodes: one node's snapshot is not the whole collection",
+            reason=Reason.DISTRIBUTED,
+            hint="take snapshots on each node, or --no-qdrant-snapshot",
+        )
+    states = tuple(replace(server.describe(want.name), role=want.role) for want in wanted)
+    return QdrantState(server.url, version, peers, states)
+
+
+def _embedded(folder: Path, wanted: Sequence[_Wanted]) -> QdrantState:
+    url = f"path:{folder}"
+    try:
+        found = {state.name: state for state in embedded.describe(_real(folder))}
+    except (ValueError, OSError) as error:
+        return QdrantState(url, embedded=True, error=str(error), reason=Reason.UNREADABLE)
+    roles = {want.name: want.role for want in wanted}
+    states = [replace(state, role=roles.get(name, "")) for name, state in found.items()]
+    missing = [CollectionState(w.name, w.role, exists=False) for w in wanted if w.name not in found]
+    return QdrantState(url, collections=(*states, *missing), embedded=True)

@@ -1,0 +1,68 @@
+"""Fixtures every test may use: a clean environment, a stand-in Qdrant, a v2 environment, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.environments import DocMindV2, build_v2
+from tests.standin import StandIn
+
+from docmind_backup.cli import main
+
+SHELL = ("DOCMIND_", "QDRANT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's own shell reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(SHELL):
+            monkeypatch.delenv(name)
+    for name, value in {"TZ": "UTC", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with StandIn() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def env(tmp_path: Path, server: StandIn) -> DocMindV2:
+    """A v2 environment whose collections are on the stand-in."""
+    return build_v2(tmp_path / "docmind", server)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run `docmind-backup ARGS` through `main()` and read its exit code, stdout and stderr."""
+
+    def run(*args: object) -> Result:
+        capfd.readouterr()
+        code = main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return run
