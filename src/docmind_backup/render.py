@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +42,7 @@ from docmind_backup.core.model import (
     Unfinished,
 )
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep
-from docmind_backup.core.restore import RestorePlan
+from docmind_backup.core.restore import Action, RestorePlan, RestoreStep
 from docmind_backup.core.verifier import (
     Altered,
     Finding,
@@ -140,12 +141,18 @@ def verified(backup: Backup, now: datetime) -> str:
 # -- the console ---------------------------------------------------------------------------------
 
 
+def _console(*, stderr: bool) -> Console:
+    """Not a terminal: as wide as it needs, so that no value is folded or cut."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=1_000)
+
+
 class Face:
     """Answers go to stdout, everything said on the way to stderr."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.out = Console(highlight=False, soft_wrap=False)
-        self.err = Console(stderr=True, highlight=False)
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
         self.quiet = quiet
         self.verbose = verbose
 
@@ -156,17 +163,25 @@ class Face:
     def say(self, text: str, style: str = "") -> None:
         """Something said on the way; not with --quiet."""
         if not self.quiet:
-            self.err.print(Text(printable(text), style=style), soft_wrap=True)
+            self._sentence(Text(printable(text), style=style))
 
     def warn(self, text: str) -> None:
         """A warning; also with --quiet."""
-        self.err.print(Text.assemble(("warning: ", "yellow"), printable(text)), soft_wrap=True)
+        self._sentence(Text.assemble(("warning: ", "yellow"), printable(text)))
+
+    def lacks(self, text: str) -> None:
+        """Something a backup does not hold; also with --quiet."""
+        self._sentence(Text.assemble(("lacks ", "red"), printable(text)))
+
+    def _sentence(self, text: Text) -> None:
+        """Wrapped between words on a terminal, one line elsewhere."""
+        self.err.print(text, soft_wrap=not self.err.is_terminal)
 
     def problem(self, message: str, hint: str) -> None:
         """An expected failure: what, where, and what to do next."""
-        self.err.print(Text.assemble(("error: ", "bold red"), printable(message)), soft_wrap=True)
+        self._sentence(Text.assemble(("error: ", "bold red"), printable(message)))
         if hint:
-            self.err.print(Text.assemble(("hint: ", "bold"), printable(hint)), soft_wrap=True)
+            self._sentence(Text.assemble(("hint: ", "bold"), printable(hint)))
 
     def next(self, command: str) -> None:
         """The last line: what to do now."""
@@ -174,11 +189,8 @@ class Face:
             self.err.print(Text.assemble(("next: ", "bold"), command), soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """Not a terminal: as wide as it needs, so that no value is folded or cut."""
-        if self.out.is_terminal:
-            self.out.print(table)
-        else:
-            self.out.print(table, width=10_000, soft_wrap=False)
+        """Part of the answer."""
+        self.out.print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Reporter]:
@@ -188,12 +200,12 @@ class Face:
 
 def _table(*columns: tuple[str, str]) -> Table:
     """A table: (heading, `left` or `right`) each; numbers right-aligned, long text folded."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading, justify in columns:
         if justify == "right":
             table.add_column(heading, justify="right", no_wrap=True)
         else:
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", min_width=8)
     return table
 
 
@@ -288,7 +300,9 @@ def created(face: Face, result: Created) -> None:
         face.err.print(_parts(record))
     took = duration(record.finished_at - record.started_at)
     word = "complete" if record.complete else "INCOMPLETE"
-    amount = f"{plural(record.totals.files, 'file')}, {size(record.totals.bytes)}, {points(record)} points"
+    amount = f"{plural(record.totals.files, 'file')}, {size(record.totals.bytes)}"
+    if record.qdrant:
+        amount += f", {points(record)} points"
     face.say(f"{word}: {amount} in {took}", style="bold")
     _lacks(face, [f"{o.part}: {o.source}: {o.reason} - {o.detail}" for o in record.omissions])
     _notes(face, record.notes)
@@ -313,7 +327,7 @@ def _parts(record: Record) -> Table:
 
 def _lacks(face: Face, lines: Sequence[str]) -> None:
     for line in lines:
-        face.err.print(Text.assemble(("lacks ", "red"), printable(line)), soft_wrap=True)
+        face.lacks(line)
 
 
 def _notes(face: Face, notes: Iterable[str]) -> None:
@@ -363,36 +377,25 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
 
 
 def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
-    table = _table(
-        ("Backup", "left"),
-        ("Age", "right"),
-        ("State", "left"),
-        ("Holds", "left"),
-        ("Files", "right"),
-        ("Size", "right"),
-        ("Own", "right"),
-        ("Points", "right"),
-        ("Verified", "right"),
-    )
+    """All columns where there is room; short ids and fewer columns on a narrow terminal."""
+    narrow = face.out.width < WIDE
+    names = _short_ids([b.id for b in backups]) if narrow else {b.id: b.id for b in backups}
+    columns: list[tuple[str, str, Callable[[Backup], str]]] = [
+        ("Backup", "left", lambda b: names[b.id] + (" held" if b.held is not None else "")),
+        ("Age", "right", lambda b: age(b.record.started_at, now)),
+        ("State", "left", lambda b: state(b.record)),
+        ("Holds", "left", lambda b: holds(b.record)),
+        ("Files", "right", lambda b: f"{b.record.totals.files:,}"),
+        ("Size", "right", lambda b: size(b.record.totals.bytes)),
+        ("Own", "right", lambda b: size(b.record.totals.own_bytes)),
+        ("Points", "right", lambda b: points(b.record)),
+        ("Verified", "right", lambda b: verified(b, now)),
+    ]
+    shown = [column for column in columns if not (narrow and column[0] in ("Files", "Own"))]
+    table = _table(*((heading, justify) for heading, justify, _ in shown))
     table.columns[0].no_wrap = True
-    short = face.out.is_terminal and face.out.width < WIDE
-    names = _short_ids([b.id for b in backups]) if short else {b.id: b.id for b in backups}
     for backup in backups:
-        record = backup.record
-        name = Text(names[backup.id])
-        if backup.held is not None:
-            name.append(" held")
-        table.add_row(
-            name,
-            age(record.started_at, now),
-            state(record),
-            holds(record),
-            f"{record.totals.files:,}",
-            size(record.totals.bytes),
-            size(record.totals.own_bytes),
-            points(record),
-            verified(backup, now),
-        )
+        table.add_row(*(Text(value(backup)) for _, _, value in shown))
     return table
 
 
@@ -565,30 +568,58 @@ def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
         face.next("docmind-backup list")
 
 
+HEADINGS = {
+    Action.CHECK: "check every file of the backup",
+    Action.STOP: "stop",
+    Action.MOVE_ASIDE: "move aside what is there now; keep it until the restore is accepted",
+    Action.COPY: "copy back; modes and times are in inventory.jsonl",
+    Action.MERGE: "merge by hand",
+    Action.UPLOAD: "upload collections",
+    Action.ALIAS: "set aliases",
+    Action.START: "start",
+}
+
+
 def restore_plan(face: Face, plan: RestorePlan) -> None:
     """Blockers first, then the steps in order, the room they need, and what to check afterwards."""
     for blocker in plan.blockers:
         face.answer(f"BLOCKED: {blocker}")
     for warning in plan.warnings:
         face.answer(f"warning: {warning}")
-    face.answer(f"restore of {plan.backup_id}: {plural(len(plan.steps), 'step')}, {size(plan.bytes)}")
-    for number, step in enumerate(plan.steps, 1):
-        amount = f" ({size(step.bytes)})" if step.bytes else ""
-        what = f"{step.what} -> " if step.what else ""
-        face.answer(f"{number:>3}. {step.action}: {what}{step.target}{amount}")
-        if step.overwrites:
-            face.answer(f"       overwrites {step.overwrites}")
-        for note in step.notes:
-            face.answer(f"       {note}")
+    face.answer(f"restore of {plan.backup_id}: {size(plan.bytes)}")
+    for number, (action, steps) in enumerate(groupby(plan.steps, key=lambda step: step.action), 1):
+        face.answer(f"{number:>2}. {HEADINGS[action]}")
+        for step in steps:
+            for line in _step_lines(step):
+                face.answer(f"      {line}")
     for space in plan.space:
         face.answer(f"room: {size(space.needed)} needed at {space.path}, {size(space.free)} free")
     face.answer("afterwards check:")
     for check in plan.checks:
-        face.answer(f"   - {check.what}: {check.expected}")
+        face.answer(f"      {check.what}: {check.expected}")
     if plan.blockers:
         face.next("remove what blocks, then plan again")
     else:
         face.next(f"follow the steps, or read {plan.directory}/README.md")
+
+
+def _step_lines(step: RestoreStep) -> Iterator[str]:
+    """What one step touches: source, target, size; what it overwrites and must not forget."""
+    match step.action:
+        case Action.CHECK | Action.STOP | Action.START:
+            yield from step.notes
+            return
+        case Action.MOVE_ASIDE:
+            sidecars = f", {', '.join(step.notes)}" if step.notes else ""
+            yield f"{step.target}  ({step.overwrites}{sidecars})"
+            return
+        case _:
+            amount = f"  ({size(step.bytes)})" if step.bytes else ""
+            yield f"{step.what} -> {step.target}{amount}"
+    if step.overwrites:
+        yield f"   overwrites {step.overwrites}"
+    for note in step.notes:
+        yield f"   {note}"
 
 
 def settings(face: Face, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -131,7 +131,7 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
     pairs = tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
-        RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=("docmind-backup verify",)),
+        RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
         *_aside(pairs),
         *_copies(pairs, record.layout),
@@ -208,7 +208,6 @@ def _copies(pairs: Iterable[_Pair], layout: Layout) -> Iterator[RestoreStep]:
 
 
 def _copy_notes(source: SourceRecord, layout: Layout) -> Iterator[str]:
-    yield "modes and times from inventory.jsonl"
     if source.kind is Kind.DUCKDB and source.totals.files > 1:
         yield "main file and .wal together, both or neither"
     if source.part is Part.UPLOADS and layout is Layout.V1:
