@@ -228,7 +228,9 @@ def create(
             keep_incomplete,
         ),
     }
-    with _compose(project, flags, warn=face.warn, only=_parts(only), accept_shrink=accept_shrink) as run:
+    with _compose(
+        project, flags, warn=face.warn, only=_parts(only), accept_shrink=accept_shrink, ask_qdrant=True
+    ) as run:
         if not force:
             refuse_disabled(run.settings)
         if dry_run:
@@ -435,7 +437,9 @@ def restore_plan(
     from docmind_backup import documents, operations, render
 
     face = _face(quiet=quiet or as_json)
-    with _compose(project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn) as run:
+    with _compose(
+        project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
+    ) as run:
         plan = operations.restore_plan(run.job, backup)
         if as_json:
             _print_json(documents.restore_plan(plan))

@@ -20,7 +20,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.server import CollectionServer, Downloaded, ServerSnapshot
-from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused
+from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
 from docmind_backup.ledger import Begun, Ledger, delete_ours
 
 Taken = tuple[CollectionRecord, FileEntry]
@@ -48,7 +48,7 @@ def capture_collection(
         before = server.count(name)
         begun = _begin(server, name, backup_id, ledger)
         try:
-            snapshot = server.create_snapshot(name)
+            snapshot = _create(server, begun, ledger)
             begun = begun.answered(snapshot)
             ledger.write(begun)
             after = server.count(name)
@@ -75,6 +75,17 @@ def _begin(server: CollectionServer, name: str, backup_id: str, ledger: Ledger) 
     begun = Begun(backup_id, server.url, name, server.now().isoformat(), listed)
     ledger.write(begun)
     return begun
+
+
+def _create(server: CollectionServer, begun: Begun, ledger: Ledger) -> ServerSnapshot:
+    """A refusal is an answer: nothing was begun. Silence is not: the server may finish all the same."""
+    try:
+        return server.create_snapshot(begun.collection)
+    except QdrantUnreachable:
+        raise
+    except QdrantError:
+        ledger.forget(begun)
+        raise
 
 
 def _end(server: CollectionServer, begun: Begun, ledger: Ledger, notes: list[str]) -> None:

@@ -88,16 +88,17 @@ def _sqlite_copy(path: Path, target: Path, staging: Staging) -> tuple[Copied, Ve
     copied = None
     with ReadLock(path, readlock.SQLITE, staging.patience) as lock:
         look = _look(lock, path)
+        before = look.before
         match look.way():
             case "still":  # unlocked: an application that closes meanwhile may delete its WAL; then again
                 lock.release()
-                copied = copy_together(staging.copier, path, target, look.before, ("",))[""]
+                copied = copy_together(staging.copier, path, target, before, ("",))[""]
             case "online":
-                _online_or_recovered(path, target, look, lock, staging)
+                before = _online_or_recovered(path, target, look, lock, staging)
             case suffix:
-                _recover(path, target, look, suffix, staging)
+                _recover(path, target, before, suffix, staging)
     note = _check(target, staging)
-    return copied or staging.copier.finish(target, look.found), look.before, note
+    return copied or staging.copier.finish(target, look.found), before, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _look(lock: ReadLock, path: Path) -> _Look:
     return _Look(found, before, header, version_at(beside(path, SHM)) is not None)
 
 
-def _online_or_recovered(path: Path, target: Path, look: _Look, lock: ReadLock, staging: Staging) -> None:
+def _online_or_recovered(path: Path, target: Path, look: _Look, lock: ReadLock, staging: Staging) -> Versions:
     try:
         _online(path, target, lock, staging)
     except sqlite3.Error as error:
@@ -138,15 +139,17 @@ def _online_or_recovered(path: Path, target: Path, look: _Look, lock: ReadLock, 
         if not suffix:
             raise _translated(error, target, staging) from error
         discard(target, LEFTOVERS)
-        _recover(path, target, look, suffix, staging)
+        before = _all_there(path, SQLITE_SIDECARS)  # as root, SQLite chowns sidecars it opens: a new ctime
+        _recover(path, target, before, suffix, staging)
+        return before
+    return look.before
 
 
 def _recoverable(error: sqlite3.Error, look: _Look) -> str:
     """The sidecar to recover from, when the engine may not do it in a source that it only reads."""
-    code = _code(error)
-    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+    if _code(error) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return JOURNAL
-    refused = code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+    refused = _primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
     return WAL if refused and look.before[WAL] else ""
 
 
@@ -171,7 +174,7 @@ def _begin(source: sqlite3.Connection, staging: Staging) -> int:
             source.execute("SELECT 1 FROM sqlite_master").fetchone()
             return int(source.execute("PRAGMA page_size").fetchone()[0])
         except sqlite3.OperationalError as error:
-            if _code(error) & 0xFF != sqlite3.SQLITE_BUSY:
+            if _primary(error) != sqlite3.SQLITE_BUSY:
                 raise
             source.rollback()
     raise staging.patience.over()
@@ -193,9 +196,9 @@ def _progress(page_size: int, staging: Staging) -> Callable[[int, int, int], Non
     return tell
 
 
-def _recover(path: Path, target: Path, look: _Look, suffix: str, staging: Staging) -> None:
+def _recover(path: Path, target: Path, before: Versions, suffix: str, staging: Staging) -> None:
     """Copy the file and its `-journal` or `-wal`, and let the engine bring the copy in order."""
-    copy_together(staging.copier, path, target, look.before, ("", suffix))
+    copy_together(staging.copier, path, target, before, ("", suffix))
     if suffix == JOURNAL and _names_super_journal(beside(target, suffix)):
         raise Damaged("a transaction over several databases was cut off; only their application can undo it")
     for each in (target, beside(target, suffix)):
@@ -225,7 +228,7 @@ def _check(target: Path, staging: Staging) -> str:
         with closing(_connect(target, "mode=ro&immutable=1")) as copy, _stoppable(copy, staging):
             rows = copy.execute("PRAGMA integrity_check(3)").fetchall()
     except sqlite3.Error as error:
-        if _code(error) == sqlite3.SQLITE_ERROR:  # a collation or function of the application
+        if _primary(error) == sqlite3.SQLITE_ERROR:  # a collation or function of the application
             return f"copied, but SQLite cannot check it: {error}"
         raise _translated(error, target, staging, staged=True) from error
     if rows != [("ok",)]:
@@ -276,7 +279,7 @@ def count_still_rows(path: Path, table: str) -> int:
     try:
         return _count(path, table, "mode=ro&immutable=1")
     except sqlite3.Error as error:
-        if _code(error) == sqlite3.SQLITE_ERROR:
+        if _primary(error) == sqlite3.SQLITE_ERROR:
             return 0
         raise SourceError(Reason.DAMAGED, str(error)) from error
 
@@ -308,15 +311,18 @@ def _code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
 
 
+def _primary(error: sqlite3.Error) -> int:
+    return _code(error) & 0xFF
+
+
 def _translated(error: sqlite3.Error, target: Path, staging: Staging, *, staged: bool = False) -> Exception:
     """SourceError, or the destination's OSError. `staged`: it came from the copy, not from the source."""
-    code = _code(error)
-    match code & 0xFF:
+    match _primary(error):
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Damaged(f"SQLite says {error}")
         case sqlite3.SQLITE_FULL:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        case _ if staged or code in _NOT_WRITTEN:
+        case _ if staged or _code(error) in _NOT_WRITTEN:
             return _why_not_written(target, str(error))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
             return staging.patience.over()

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -83,6 +83,7 @@ class QdrantServer:
         self._timeouts = timeouts
         self._refusals = rest.Refusals(url, key)
         self._clients: dict[float, QdrantClient] = {}
+        self._opened = ExitStack()
 
     def __repr__(self) -> str:
         return f"QdrantServer({self._url!r})"
@@ -94,9 +95,7 @@ class QdrantServer:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
-        for client in self._clients.values():
-            client.close()
+        self._opened.close()
 
     # -- the server ------------------------------------------------------------------------------
 
@@ -202,13 +201,14 @@ class QdrantServer:
         # httpcore would read 64 KiB at a time, which costs a download over loopback a sixth of its time
         httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
         own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
-        return httpx.Client(
+        client = httpx.Client(
             headers={**self._headers, **own},
             timeout=httpx.Timeout(self._timeouts.request, connect=self._timeouts.connect),
             verify=self._speaks_tls,
             trust_env=False,
             follow_redirects=False,
         )
+        return self._opened.enter_context(client)
 
     def _client(self, timeout_s: float) -> QdrantClient:
         """Made when first needed and the server has answered once: importing it takes over a second."""
@@ -216,7 +216,7 @@ class QdrantServer:
             self.version()
             from qdrant_client import QdrantClient
 
-            self._clients[timeout_s] = QdrantClient(
+            client = QdrantClient(
                 url=self._url,
                 headers=self._headers,
                 timeout=math.ceil(timeout_s),
@@ -226,6 +226,8 @@ class QdrantServer:
                 trust_env=False,
                 follow_redirects=False,
             )
+            self._opened.callback(client.close)
+            self._clients[timeout_s] = client
         return self._clients[timeout_s]
 
     @property

@@ -240,10 +240,14 @@ def _part(result: StepResult) -> Part:
 
 
 def _sources(results: Iterable[StepResult]) -> Iterator[SourceRecord]:
+    offset = 0
     for result in results:
+        length = result.spool.stat().st_size
         if isinstance(result.step, FileStep):
             source = result.step.source
-            yield SourceRecord(source.part, str(source.stored), str(source.path), source.kind, result.totals)
+            lines = (offset, length)
+            yield SourceRecord(source.part, str(source.stored), str(source.path), source.kind, result.totals, lines)
+        offset += length
 
 
 def _qdrant(plan: BackupPlan, results: Iterable[StepResult]) -> QdrantRecord | None:

@@ -233,7 +233,7 @@ def _unescape(raw: bytes) -> bytes:
 
 def record_bytes(record: Record) -> bytes:
     """`backup.json`: the record with its own sha256 over the rest of it."""
-    text = json.dumps(record_document(record), indent=2, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(record_document(record), indent=2, ensure_ascii=False)
     return (text + "\n").encode(errors="backslashreplace")
 
 
@@ -322,6 +322,7 @@ def _source_fields(source: SourceRecord) -> Json:
         "origin": printable(source.origin),
         "kind": source.kind,
         "totals": _totals_fields(source.totals),
+        "lines": list(source.lines),
     }
 
 
@@ -448,6 +449,7 @@ def _read_source(data: Mapping[str, Any]) -> SourceRecord:
         str(data["origin"]),
         Kind(data["kind"]),
         _read_totals(data["totals"]),
+        (_count(data["lines"][0]), _count(data["lines"][1])),
     )
 
 

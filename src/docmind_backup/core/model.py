@@ -308,6 +308,8 @@ class SourceRecord:
     """Where it was on the host; a restore puts it where the target's own settings say."""
     kind: Kind
     totals: Totals
+    lines: tuple[int, int] = (0, 0)
+    """Where its entries stand in inventory.jsonl: offset and length in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

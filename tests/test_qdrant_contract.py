@@ -1,0 +1,195 @@
+"""What core/server.py promises, asked of the stand-in and of a real Qdrant alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+import pytest
+from tests.standin import StandIn
+
+from docmind_backup import snapshot_tar
+from docmind_backup.core.server import CollectionServer
+from docmind_backup.errors import QdrantError
+from docmind_backup.qdrant import connect
+
+REAL_URL, REAL_KEY = "DOCMIND_TEST_QDRANT_URL", "DOCMIND_TEST_QDRANT_API_KEY"
+METADATA = {"docmind_owner": "text", "docmind_schema_version": "2"}
+
+
+@dataclass
+class Qdrant:
+    """A Qdrant to write to by hand, the server under test beside it. Leaves nothing of ours behind."""
+
+    url: str
+    key: str
+    server: CollectionServer
+    made: list[str] = field(default_factory=list)
+
+    def put(self, path: str, body: dict[str, Any], *, method: str = "PUT") -> None:
+        headers = {"api-key": self.key} if self.key else {}
+        answer = httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=60)
+        answer.raise_for_status()
+
+    def collection(self, name: str = "", points: int = 5) -> str:
+        """A new one; the name ends in something random."""
+        name = f"{name or 'contract'} {uuid4().hex[:12]}"
+        self.made.append(name)
+        vectors = {"text-dense": {"size": 4, "distance": "Cosine"}}
+        sparse = {"text-sparse": {"modifier": "idf"}}
+        path = _path(name)
+        self.put(path, {"vectors": vectors, "sparse_vectors": sparse, "metadata": METADATA})
+        self.put(f"{path}/index?wait=true", {"field_name": "doc_id", "field_schema": "keyword"})
+        if points:
+            self.put(f"{path}/points?wait=true", {"points": [_point(number) for number in range(points)]})
+        return name
+
+    def alias(self, alias: str, name: str) -> None:
+        action = {"create_alias": {"collection_name": name, "alias_name": alias}}
+        self.put("/collections/aliases", {"actions": [action]}, method="POST")
+
+    def drop(self, name: str) -> None:
+        """Its snapshots first: they would stay on the server, out of reach."""
+        for snapshot in self.server.snapshots(name):
+            self.server.delete_snapshot(name, snapshot.name)
+        self.put(_path(name), {}, method="DELETE")
+
+
+def _path(name: str) -> str:
+    return f"/collections/{quote(name, safe='')}"
+
+
+def _point(number: int) -> dict[str, Any]:
+    vector = {"text-dense": [1.0, number, 2.0, 3.0], "text-sparse": {"indices": [number], "values": [1.0]}}
+    return {"id": number, "vector": vector, "payload": {"doc_id": f"d{number}"}}
+
+
+@pytest.fixture(params=["standin", "real"])
+def qdrant(request: pytest.FixtureRequest) -> Iterator[Qdrant]:
+    if request.param == "standin":
+        with StandIn(api_key="contract-key") as standin:
+            yield from _connected(standin.url, "contract-key")
+    elif REAL_URL in os.environ:
+        yield from _connected(os.environ[REAL_URL], os.environ.get(REAL_KEY, ""))
+    else:
+        pytest.skip(f"{REAL_URL} names no real Qdrant to ask")
+
+
+def _connected(url: str, key: str) -> Iterator[Qdrant]:
+    with connect(url, api_key=key) as server:
+        qdrant = Qdrant(server.url, key, server)
+        yield qdrant
+        for name in qdrant.made:
+            if server.describe(name).exists:
+                qdrant.drop(name)
+
+
+def nothing(_size: int) -> None:
+    """A progress bar nobody looks at."""
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+def test_the_server_says_what_and_where_it_is_and_what_time_it_is(qdrant: Qdrant) -> None:
+    assert qdrant.server.version()[0].isdigit()
+    assert qdrant.server.url == qdrant.url
+    assert qdrant.server.peers() == 1
+    now = qdrant.server.now()
+    assert now.tzinfo is UTC
+    assert now.microsecond == 0
+    assert abs(now - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def test_collections_are_listed_in_order(qdrant: Qdrant) -> None:
+    names = {qdrant.collection("b"), qdrant.collection("a")}
+    listed = qdrant.server.names()
+    assert names <= set(listed)
+    assert list(listed) == sorted(listed)
+
+
+# -- a collection --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["", "with space", "ünï", "50% off?", "a#b&c=d", "{x}", "a%2Fb"])
+def test_a_collection_is_described_whatever_it_is_called(qdrant: Qdrant, odd: str) -> None:
+    name = qdrant.collection(odd)
+    state = qdrant.server.describe(name)
+    assert (state.name, state.role, state.exists, state.points) == (name, "", True, 5)
+    assert state.vectors == {"text-dense": {"size": 4, "distance": "Cosine"}}
+    assert state.sparse_vectors == {"text-sparse": {"modifier": "idf"}}
+    assert state.payload_schema["doc_id"]["data_type"] == "keyword"
+    assert state.metadata == METADATA
+    assert state.config["params"]["vectors"] == state.vectors
+    assert (state.aliases, state.shards, state.sharding) == ((), 1, "auto")
+
+
+def test_aliases_belong_to_their_collection(qdrant: Qdrant) -> None:
+    name = qdrant.collection()
+    alias = f"alias {uuid4().hex}"
+    qdrant.alias(alias, name)
+    assert qdrant.server.describe(name).aliases == (alias,)
+    assert qdrant.server.aliases()[alias] == name
+
+
+@pytest.mark.parametrize("points", [0, 1, 7])
+def test_counts_are_exact(qdrant: Qdrant, points: int) -> None:
+    assert qdrant.server.count(qdrant.collection(points=points)) == points
+
+
+def test_what_is_not_there_is_described_as_absent(qdrant: Qdrant) -> None:
+    name = f"nosuch {uuid4().hex}"
+    assert not qdrant.server.describe(name).exists
+    assert qdrant.server.snapshots(name) == ()
+    qdrant.server.delete_snapshot(name, "a.snapshot")
+
+
+@pytest.mark.parametrize("call", ["count", "create_snapshot"])
+def test_what_needs_a_collection_fails_without_one(qdrant: Qdrant, call: str) -> None:
+    with pytest.raises(QdrantError, match="doesn't exist"):
+        getattr(qdrant.server, call)(f"nosuch {uuid4().hex}")
+
+
+# -- its snapshots -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["", "ünï 100%?#"])
+def test_a_snapshot_is_made_listed_fetched_and_deleted(qdrant: Qdrant, odd: str, tmp_path: Path) -> None:
+    server, name, seen = qdrant.server, qdrant.collection(odd), list[int]()
+    assert server.snapshots(name) == ()
+    made = server.create_snapshot(name)
+    assert server.snapshots(name) == (made,)
+    assert abs(datetime.fromisoformat(made.created).replace(tzinfo=UTC) - server.now()) < timedelta(minutes=5)
+
+    got = server.download(name, made.name, tmp_path / "a.snapshot", seen.append)
+    data = (tmp_path / "a.snapshot").read_bytes()
+    assert got.size == made.size == len(data) == sum(seen)
+    assert got.sha256 == made.checksum == hashlib.sha256(data).hexdigest()
+    assert snapshot_tar.check(tmp_path / "a.snapshot") == ()
+
+    server.delete_snapshot(name, made.name)
+    server.delete_snapshot(name, made.name)
+    assert server.snapshots(name) == ()
+
+
+def test_a_snapshot_that_is_not_there_cannot_be_fetched(qdrant: Qdrant, tmp_path: Path) -> None:
+    with pytest.raises(QdrantError, match="Not found"):
+        qdrant.server.download(qdrant.collection(), "nosuch.snapshot", tmp_path / "a", nothing)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_not_overwritten(qdrant: Qdrant, tmp_path: Path) -> None:
+    name = qdrant.collection()
+    made = qdrant.server.create_snapshot(name)
+    (tmp_path / "a").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        qdrant.server.download(name, made.name, tmp_path / "a", nothing)
+    assert (tmp_path / "a").read_bytes() == b"mine"
