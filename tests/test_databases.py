@@ -261,6 +261,32 @@ def test_an_application_that_opens_and_closes_all_the_time(folder: Path, tmp_pat
         assert c.execute("SELECT COUNT(*) FROM a").fetchone() == (800,)
 
 
+def test_an_application_that_comes_and_goes_while_a_closed_database_is_copied(folder: Path, tmp_path: Path) -> None:
+    """The copy has what it wrote, and no lock of ours made it leave its WAL behind."""
+    path = folder / "chat.db"
+    with writer(SQLITE_WRITER, path, "WAL", "idle") as application:
+        application.close()
+    write = """
+import sqlite3, sys
+c = sqlite3.connect(sys.argv[1])
+c.execute("INSERT INTO a VALUES (500, 'x')")
+c.execute("INSERT INTO b VALUES (500)")
+c.commit()
+c.close()
+"""
+    left: list[list[str]] = []
+
+    def come_and_go(_count: int) -> None:
+        if not left:
+            subprocess.run([sys.executable, "-c", write, str(path)], check=True)
+            left.append(os.listdir(folder))
+
+    run = Run(path, tmp_path / "staging", on_bytes=come_and_go)
+
+    assert left == [["chat.db"]]
+    assert_sound(run, rows=501)
+
+
 def test_a_writer_killed_in_wal_mode(folder: Path, tmp_path: Path) -> None:
     path = folder / "chat.db"
     with writer(SQLITE_WRITER, path, "WAL", "uncommitted") as application:
@@ -331,8 +357,9 @@ def test_a_wal_that_another_file_left_beside_a_rollback_database(folder: Path, t
     assert seen(folder) == before
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
-    """`-shm` cannot be written either: both files are copied, and recovered in staging."""
+@pytest.mark.parametrize("shm", [0o444, 0])
+def test_a_folder_that_may_not_be_written(shm: int) -> None:
+    """Where the engine cannot use `-shm` at all, both files are copied and recovered in staging."""
     with tempfile.TemporaryDirectory(prefix="capture-") as name:
         place, folder = Path(name), Path(name, "source")
         place.chmod(0o777)
@@ -340,28 +367,32 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
         path = folder / "chat.db"
         with writer(SQLITE_WRITER, path, "WAL", "uncommitted") as application:
             application.kill()
+        content = (folder / "chat.db-shm").read_bytes()
         for each in folder.iterdir():
-            each.chmod(0o444)
+            each.chmod(shm if each.name.endswith("-shm") else 0o444)
         folder.chmod(0o555)
-        before = {**seen(folder), "-shm": (folder / "chat.db-shm").read_bytes()}
-        if os.geteuid() == 0:
-            os.seteuid(65534)
+        before = seen(folder)
         try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
             run = Run(path, place / "staging")
         finally:
             os.seteuid(os.getuid())
-        assert {**seen(folder), "-shm": (folder / "chat.db-shm").read_bytes()} == before
+            folder.chmod(0o755)
+        assert seen(folder) == before
+        (folder / "chat.db-shm").chmod(0o400)
+        assert (folder / "chat.db-shm").read_bytes() == content
         assert_sound(run)
-        folder.chmod(0o755)
 
 
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 @pytest.mark.parametrize("name", [b"what?mode=rw#%41.db", b"\xff\xfe.db", b"a b\n'\"&;.db", b"n" * 240 + b".db"])
-def test_names_that_mean_something_in_a_uri(name: bytes, folder: Path, tmp_path: Path) -> None:
+def test_names_that_mean_something_in_a_uri(mode: str, name: bytes, folder: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.db"
-    with writer(SQLITE_WRITER, plain, "WAL", "uncommitted") as application:
+    with writer(SQLITE_WRITER, plain, mode, "idle") as application:
         application.kill()
     path = Path(os.fsdecode(os.path.join(os.fsencode(folder), name)))
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm") if mode == "WAL" else ("",):
         shutil.copy(f"{plain}{suffix}", f"{path}{suffix}")
     before = set(os.listdir(folder))
 
@@ -610,10 +641,17 @@ def test_an_interruption_gets_out_of_the_checking(folder: Path, tmp_path: Path) 
         numbers = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 300000)"
         c.execute(f"INSERT INTO a {numbers} SELECT n, 'text' || n FROM c")
         c.commit()
-    steps = -(-path.stat().st_size // (4 * 1024 * 1024))
+    told: list[int] = []
+    Run(path, tmp_path / "counted", on_bytes=told.append)
+    hashing = -(-path.stat().st_size // (4 * 1024 * 1024))
+    assert told.count(0) > hashing
+
+    def interrupt(count: int) -> None:
+        if not count:
+            raise Interrupted(2)
 
     with pytest.raises(Interrupted):
-        Run(path, tmp_path / "staging", on_bytes=interrupt_after(steps))
+        Run(path, tmp_path / "staging", on_bytes=interrupt)
 
 
 def test_an_interruption_gets_out_of_the_waiting(folder: Path, tmp_path: Path) -> None:
@@ -764,6 +802,30 @@ def test_a_file_that_ignores_locks_and_changes_is_named(folder: Path, tmp_path: 
 
     assert run.reason() is Reason.CHANGING
     assert (run.entries, run.stored()) == ([], [])
+
+
+@pytest.mark.parametrize(("times", "rows"), [(1, 500), (9, None)])
+def test_a_main_file_that_changes_while_its_wal_is_copied(
+    times: int, rows: int | None, folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "chat.db"
+    with writer(DUCKDB_WRITER, path) as application:
+        application.kill()
+    told: list[int] = []
+
+    def change(_count: int) -> None:
+        told.append(1)
+        if (tmp_path / "staging" / "data" / "chat.db.wal").exists() and times * 2 >= len(told):
+            os.utime(path)
+
+    run = duck(path, tmp_path / "staging", on_bytes=change)
+
+    if rows is None:
+        assert run.reason() is Reason.CHANGING
+        assert (run.entries, run.stored()) == ([], [])
+    else:
+        assert run.captured == Captured()
+        assert rows_of(run) == rows
 
 
 @pytest.mark.parametrize("content", [b"", b"short", os.urandom(20_000)])

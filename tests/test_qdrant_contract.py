@@ -21,7 +21,9 @@ from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import QdrantError
 from docmind_backup.qdrant import connect
 
-REAL_URL, REAL_KEY = "DOCMIND_TEST_QDRANT_URL", "DOCMIND_TEST_QDRANT_API_KEY"
+REAL_URL = os.environ.get("DOCMIND_TEST_QDRANT_URL", "")
+REAL_KEY = os.environ.get("DOCMIND_TEST_QDRANT_API_KEY", "")
+"""Read now: no test sees the settings of the shell."""
 METADATA = {"docmind_owner": "text", "docmind_schema_version": "2"}
 
 
@@ -77,10 +79,10 @@ def qdrant(request: pytest.FixtureRequest) -> Iterator[Qdrant]:
     if request.param == "standin":
         with StandIn(api_key="contract-key") as standin:
             yield from _connected(standin.url, "contract-key")
-    elif REAL_URL in os.environ:
-        yield from _connected(os.environ[REAL_URL], os.environ.get(REAL_KEY, ""))
+    elif REAL_URL:
+        yield from _connected(REAL_URL, REAL_KEY)
     else:
-        pytest.skip(f"{REAL_URL} names no real Qdrant to ask")
+        pytest.skip("DOCMIND_TEST_QDRANT_URL names no real Qdrant to ask")
 
 
 def _connected(url: str, key: str) -> Iterator[Qdrant]:

@@ -117,6 +117,22 @@ def test_a_header_turned_to_zeros_inside_a_segment_hides_nothing(tmp_path: Path)
         assert problems(tmp_path, parts | {name: made(name, inner[:at] + bytes(512) + inner[at + 512 :])})
 
 
+def test_a_segments_tar_goes_on_to_the_end_of_its_member(tmp_path: Path) -> None:
+    """Also when all that is necessary comes before the gap."""
+    parts = pieces(recorded("image"))
+    name = next(name for name in parts if name.endswith(".tar"))
+    inner = pieces(content(parts[name]))
+    first = b"".join(inner.pop(f"snapshot/files/{file}") for file in ("segment.json", "version.info"))
+    rest = b"".join(inner.values())
+    assert problems(tmp_path, parts | {name: made(name, first + rest)}) == ""
+    assert "something follows" in problems(tmp_path, parts | {name: made(name, first + bytes(512) + rest)})
+
+
+def test_a_cut_names_the_member_it_goes_through(tmp_path: Path) -> None:
+    (told,) = checked(tmp_path, recorded("image")[:10_240])
+    assert "0/segments/be008fa6-cf81-4542-8d31-7270355d8ff4.tar should go on to byte 33,792" in told
+
+
 def tarfile_offsets(data: bytes) -> list[int]:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return [member.offset for member in tar]

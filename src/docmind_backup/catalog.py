@@ -75,7 +75,7 @@ class Catalog:
             return named[wanted if wanted in named else close[0]]
         if close:
             raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
-        if Path(text).is_dir():
+        if text and Path(text).is_dir():
             return Path(os.path.abspath(text))
         raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
 
@@ -111,36 +111,37 @@ class Catalog:
         """The backup in `directory`. FileNotFoundError, ValueError, FormatTooNew or OSError when it is not one."""
         raw = read_limited(directory / fmt.RECORD)
         record = fmt.read_record(raw)
-        seal = self._seal(record.id)
+        seal = self._seal(directory)
         current = seal if seal and seal.record_sha256 == fmt.record_digest(raw) else None
-        return Backup(directory, record, current, self._hold(record.id))
+        return Backup(directory, record, current, self._hold(directory))
 
     # -- what is remembered beside the backups
 
-    def _state(self, kind: str, backup_id: str) -> Path:
-        return self.root / STATE / kind / f"{backup_id}.json"
+    def _state(self, kind: str, directory: Path) -> Path:
+        """By the directory's name, not the record's id: a copied backup has the same record and its own fate."""
+        match = NAME.match(directory.name)
+        return self.root / STATE / kind / f"{match['id'] if match else directory.name}.json"
 
-    def _seal(self, backup_id: str) -> Seal | None:
+    def _seal(self, directory: Path) -> Seal | None:
         try:
-            return fmt.read_seal(read_limited(self._state("seals", backup_id)))
+            return fmt.read_seal(read_limited(self._state("seals", directory)))
         except (OSError, ValueError):
             return None
 
-    def _hold(self, backup_id: str) -> str | None:
+    def _hold(self, directory: Path) -> str | None:
         try:
-            return str(json.loads(read_limited(self._state("holds", backup_id)))["reason"])
+            return str(json.loads(read_limited(self._state("holds", directory)))["reason"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "unreadable hold"
 
     def remember(self, directory: Path, seal: Seal) -> bool:
         """Keep the outcome of a verification; False where the root cannot be written (reading works all the same)."""
-        match = NAME.match(directory.name)
-        if not match or directory.parent.resolve() != self.root.resolve():
+        if not NAME.match(directory.name) or directory.parent.resolve() != self.root.resolve():
             return False
         try:
-            path = self._state("seals", match["id"])
+            path = self._state("seals", directory)
             _private(path.parent.parent)
             _private(path.parent)
             durable.replace(path, fmt.seal_bytes(seal))
@@ -150,7 +151,7 @@ class Catalog:
 
     def hold(self, backup: Backup, reason: str) -> None:
         """Keep `backup` until it is released, whatever the retention rules say."""
-        path = self._state("holds", backup.id)
+        path = self._state("holds", backup.directory)
         with durable.destination_errors(path):
             _private(path.parent.parent)
             _private(path.parent)
@@ -158,7 +159,7 @@ class Catalog:
 
     def release(self, backup: Backup) -> bool:
         """Undo `hold`; False when it was not held."""
-        path = self._state("holds", backup.id)
+        path = self._state("holds", backup.directory)
         with durable.destination_errors(path):
             existed = path.exists()
             path.unlink(missing_ok=True)
@@ -172,7 +173,13 @@ class Catalog:
         with durable.destination_errors(self.root):
             _private(self.root)
             _private(self.root / STATE)
-        fd = self._locked(time.monotonic() + wait_s)
+        deadline = time.monotonic() + wait_s
+        fd = self._locked(deadline)
+        try:
+            folder = self._locked_root(deadline)
+        except BaseException:
+            os.close(fd)
+            raise
         try:
             holder = {"pid": os.getpid(), "host": os.uname().nodename, "command": "docmind-backup"}
             with contextlib.suppress(OSError):
@@ -182,6 +189,7 @@ class Catalog:
         finally:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
+            os.close(folder)
             os.close(fd)
 
     def _locked(self, deadline: float) -> int:
@@ -190,21 +198,42 @@ class Catalog:
             with durable.destination_errors(path):
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._wait_for(fd, deadline)
                 if _same_file(fd, path):
                     return fd
             except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
-                    os.close(fd)
-                    raise BackupError(f"cannot lock {path}: {error.strerror}") from error
-                if time.monotonic() >= deadline:
-                    holder = _holder(fd)
-                    os.close(fd)
-                    raise Locked(
-                        f"{self.root} is in use by {holder}", hint="wait for it, or give --lock-wait SECONDS"
-                    ) from error
-                time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+                os.close(fd)
+                raise BackupError(f"cannot lock {path}: {error.strerror}") from error
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
+
+    def _locked_root(self, deadline: float) -> int:
+        """The folder itself too: two of us stay apart although somebody deletes the lock file that one of us holds."""
+        with durable.destination_errors(self.root):
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # no locks on folders (NFS): the lock file alone has to do
+                self._wait_for(fd, deadline)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _wait_for(self, fd: int, deadline: float) -> None:
+        """Raises Locked at the deadline, OSError where there are no such locks."""
+        while True:
+            try:
+                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise Locked(
+                        f"{self.root} is in use by {_holder(fd)}", hint="wait for it, or give --lock-wait SECONDS"
+                    ) from error
+            time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
 
     def next_sequence(self) -> int:
         """One more than any backup here has: orders them whatever the clock does."""
@@ -228,14 +257,16 @@ class Catalog:
         return final
 
     def clean(self) -> tuple[Path, ...]:
-        """Remove what dead runs left: staging folders and trash. Only while holding the lock: then all are dead."""
+        """Remove what dead runs left: staging folders and trash. Only while holding the lock: then all are dead.
+
+        What cannot be removed costs its space and nothing else: the next run tries again.
+        """
         dead = [path for path in self._entries() if path.name.startswith(STAGING)]
         trash = self.root / TRASH
-        if trash.is_dir() and not trash.is_symlink():
-            dead += [Path(entry.path) for entry in os.scandir(trash)]
-        for path in dead:
-            remove(path)
-        return tuple(dead)
+        with contextlib.suppress(OSError):
+            if trash.is_dir() and not trash.is_symlink():
+                dead += [Path(entry.path) for entry in os.scandir(trash)]
+        return tuple(path for path in dead if _removed(path))
 
     def discard(self, backups: Iterable[Backup]) -> tuple[list[Backup], list[tuple[Backup, str]]]:
         """Remove backups of this catalog: all renamed into the trash, then deleted. Holding the lock.
@@ -250,6 +281,8 @@ class Catalog:
                 trashed.append((backup, self._trash(backup)))
             except OSError as error:
                 refused.append((backup, error.strerror or "cannot be removed"))
+        with contextlib.suppress(OSError):
+            durable.fsync_directory(self.root)  # no name may come back after a power cut with its files gone
         for backup, path in trashed:
             try:
                 remove(path)
@@ -258,7 +291,7 @@ class Catalog:
                 refused.append((backup, f"partly removed, in {TRASH}: {error.strerror}"))
             for kind in ("seals", "holds"):
                 with contextlib.suppress(OSError):
-                    self._state(kind, backup.id).unlink(missing_ok=True)
+                    self._state(kind, backup.directory).unlink(missing_ok=True)
         return removed, refused
 
     def _trash(self, backup: Backup) -> Path:
@@ -300,12 +333,19 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def _removed(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        remove(path)
+        return True
+    return False
+
+
 def read_limited(path: Path) -> bytes:
-    """A small regular file's bytes; ValueError when it is larger than any record, OSError when it is not readable."""
+    """A small regular file's bytes; ValueError when it is none or larger than any record, OSError when unreadable."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("not a regular file")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("not a regular file")
         raw = file.read(RECORD_LIMIT + 1)
     if len(raw) > RECORD_LIMIT:
         raise ValueError("far too large")
@@ -333,12 +373,14 @@ def _foreign(directory: Path) -> Item:
     """A directory without our record: DocMind's own backup, or nothing that can be used."""
     try:
         data = json.loads(read_limited(directory / fmt.MANIFEST))
+        if data.get("backup", {}).get("tool") == fmt.TOOL:
+            return BrokenBackup(directory, f"{fmt.RECORD} is missing")
         created = datetime.fromisoformat(str(data["created_at"]))
         complete = data.get("complete") is True
         return ForeignBackup(directory, created if created.tzinfo else None, complete, int(data["bytes_written"]))
     except FileNotFoundError:
         return BrokenBackup(directory, f"neither {fmt.RECORD} nor {fmt.MANIFEST}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return BrokenBackup(directory, f"no {fmt.RECORD}, and its {fmt.MANIFEST} cannot be read")
 
 

@@ -44,7 +44,9 @@ app = typer.Typer(
 def _complete_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of the catalog's backups, newest first, and `latest`; nothing at all when anything is wrong."""
     try:
-        with _compose(ctx.params.get("project"), {"root": ctx.params.get("dest")}, warn=lambda _: None) as run:
+        with _compose(
+            ctx.params.get("project"), {"root": _absolute(ctx.params.get("dest"))}, warn=lambda _: None
+        ) as run:
             return [name for name in ("latest", *run.job.catalog.ids()) if name.startswith(incomplete)]
     except Exception:
         return []
@@ -61,7 +63,7 @@ Dest = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="Where the backups are. [default: DATA_DIR/backups]",
+        help="Where the backups are (default: DATA_DIR/backups).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -151,12 +153,12 @@ def create(
         typer.Option(
             "--include-uploads/--no-include-uploads",
             " /--diagnostic-no-uploads",
-            help="Uploads. [default: v2 yes, v1 no]",
+            help="Uploads (default: v2 yes, v1 no).",
         ),
     ] = None,
     include_analytics: Annotated[
         bool | None,
-        typer.Option("--include-analytics/--no-include-analytics", help="Analytics. [default: if enabled]"),
+        typer.Option("--include-analytics/--no-include-analytics", help="Analytics (default: if enabled)."),
     ] = None,
     include_logs: Annotated[bool | None, typer.Option("--include-logs/--no-include-logs", help="Log files.")] = None,
     include_env: Annotated[
@@ -170,7 +172,7 @@ def create(
         bool | None,
         typer.Option(
             "--qdrant-snapshot/--no-qdrant-snapshot",
-            help="Collections: must succeed / leave out. [default: if reachable]",
+            help="Collections: must succeed / leave out (default: if reachable).",
         ),
     ] = None,
     qdrant_path: QdrantPath = None,
@@ -365,8 +367,8 @@ def verify(
     backup: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="BACKUP...",
-            help="`latest`, ids, unique prefixes or directories. [default: latest]",
+            metavar="BACKUP",
+            help="`latest`, ids, unique prefixes or directories (default: latest).",
             autocompletion=_complete_ids,
         ),
     ] = None,
@@ -379,6 +381,8 @@ def verify(
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
     from docmind_backup import documents, operations, render
+    from docmind_backup.errors import FormatTooNew
+    from docmind_backup.verify import CannotCheck
 
     face = _face(quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
@@ -386,13 +390,20 @@ def verify(
             directories = operations.find_all(run.job)
         else:
             directories = tuple(run.job.catalog.find(one, now=run.job.clock()) for one in backup or ["latest"])
-        results = [_verify_one(run, face, directory, quick=quick, say=not as_json) for directory in directories]
-        if as_json:
+        results: list[Verification] = []
+        failed: list[BackupError] = []
+        for directory in directories:
+            try:
+                results.append(_verify_one(run, face, directory, quick=quick, say=not as_json))
+            except (FormatTooNew, CannotCheck) as error:
+                failed.append(error)
+                _report(error, as_json=as_json)
+        if as_json and (results or not failed):
             _print_json([documents.verification(found) for found in results])
         elif results:
             render.verified_next(face, results)
-        codes = {found.exit_code for found in results}
-        raise typer.Exit(next((code for code in (4, 5) if code in codes), 0))
+        codes = {one.exit_code for one in (*results, *failed)}
+        raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
 
 
 def _verify_one(run: Run, face: Face, directory: Path, *, quick: bool, say: bool) -> Verification:
@@ -502,9 +513,9 @@ def main(argv: list[str] | None = None) -> int:
     except BackupError as error:
         _report(error, as_json="--json" in arguments)
         return error.exit_code
-    except BrokenPipeError:
-        return _broken_pipe()
     except SystemExit as done:
+        if isinstance(done.__context__, BrokenPipeError):
+            return _broken_pipe()
         return done.code if isinstance(done.code, int) else (1 if done.code else 0)
     return 0
 
@@ -524,7 +535,7 @@ def _report(error: BackupError, *, as_json: bool) -> None:
 
 
 def _broken_pipe() -> int:
-    """The reader of stdout went away: not our failure, nothing more to say."""
+    """The reader of our output went away (Typer catches it): what was done is done, and 1 would say it was not."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

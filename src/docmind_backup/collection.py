@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -71,10 +73,21 @@ def capture_collection(
 
 def _begin(server: CollectionServer, name: str, backup_id: str, ledger: Ledger) -> Begun:
     """Write down what is there and that a snapshot is about to be made."""
-    listed = tuple((s.name, s.checksum) for s in server.snapshots(name))
-    begun = Begun(backup_id, server.url, name, server.now().isoformat(), listed)
+    there = server.snapshots(name)
+    listed = tuple((s.name, s.checksum) for s in there)
+    begun = Begun(backup_id, server.url, name, _free_second(server, there).isoformat(), listed)
     ledger.write(begun)
     return begun
+
+
+def _free_second(server: CollectionServer, there: Iterable[ServerSnapshot]) -> datetime:
+    """Server time, once no snapshot `there` has it in its name: ours, named by the second, would replace that one."""
+    patience = 20  # tenths of a second: a clock that stands still is not waited for
+    now = server.now()
+    while patience and any(s.name.endswith(f"{now:-%Y-%m-%d-%H-%M-%S}.snapshot") for s in there):
+        time.sleep(0.1)
+        patience, now = patience - 1, server.now()
+    return now
 
 
 def _create(server: CollectionServer, begun: Begun, ledger: Ledger) -> ServerSnapshot:

@@ -13,6 +13,7 @@ from docmind_backup import settings
 from docmind_backup.catalog import EVENTS, Catalog
 from docmind_backup.core.endpoint import check_endpoint
 from docmind_backup.core.model import Part
+from docmind_backup.core.qdrant_rest import base_url
 from docmind_backup.errors import QdrantRefused, UsageError
 from docmind_backup.events import EventLog
 from docmind_backup.operations import Job, Server, wants_qdrant
@@ -44,7 +45,7 @@ def compose(
     loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
     for warning in loaded.warnings:
         warn(warning)
-    sinks = [loaded.own.events or loaded.root / EVENTS]
+    sinks = [loaded.events or loaded.root / EVENTS]
     if loaded.own.telemetry:
         sinks.append(loaded.environment.telemetry)
     server = _server(loaded) if ask_qdrant and wants_qdrant(loaded.choices) else None
@@ -82,7 +83,7 @@ def _server(loaded: Settings) -> Server:
 
     environment, own = loaded.environment, loaded.own
     refusal = check_endpoint(
-        environment.qdrant_url,
+        base_url(environment.qdrant_url),
         allow_remote=environment.allow_remote_endpoints,
         allowlist=environment.endpoint_allowlist,
         resolve=qdrant.resolve,

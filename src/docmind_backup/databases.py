@@ -94,7 +94,7 @@ def _sqlite_copy(path: Path, target: Path, staging: Staging) -> tuple[Copied, Ve
                 lock.release()
                 copied = copy_together(staging.copier, path, target, before, ("",))[""]
             case "online":
-                before = _online_or_recovered(path, target, look, lock, staging)
+                before = _online_or_recovered(path, target, look, staging)
             case suffix:
                 _recover(path, target, before, suffix, staging)
     note = _check(target, staging)
@@ -131,9 +131,9 @@ def _look(lock: ReadLock, path: Path) -> _Look:
     return _Look(found, before, header, version_at(beside(path, SHM)) is not None)
 
 
-def _online_or_recovered(path: Path, target: Path, look: _Look, lock: ReadLock, staging: Staging) -> Versions:
+def _online_or_recovered(path: Path, target: Path, look: _Look, staging: Staging) -> Versions:
     try:
-        _online(path, target, lock, staging)
+        _online(path, target, staging)
     except sqlite3.Error as error:
         suffix = _recoverable(error, look)
         if not suffix:
@@ -153,11 +153,10 @@ def _recoverable(error: sqlite3.Error, look: _Look) -> str:
     return WAL if refused and look.before[WAL] else ""
 
 
-def _online(path: Path, target: Path, lock: ReadLock, staging: Staging) -> None:
+def _online(path: Path, target: Path, staging: Staging) -> None:
     """Copy by the engine's online backup, in one read transaction."""
     with closing(_connect(path, "mode=ro")) as source:
         page_size = _begin(source, staging)
-        lock.release()
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with closing(_connect(target, "mode=rw")) as copy:
             copy.execute("PRAGMA journal_mode=OFF")
@@ -248,7 +247,7 @@ def _stoppable(connection: sqlite3.Connection, staging: Staging) -> Iterator[Non
             raised.append(error)
         return bool(raised)
 
-    connection.set_progress_handler(tick, 1_000_000)
+    connection.set_progress_handler(tick, 100_000)
     try:
         yield
     except sqlite3.Error:

@@ -6,6 +6,7 @@ intent is on the disk before the call, the name after it; only what provably is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from docmind_backup import durable
+from docmind_backup.core.qdrant_rest import snapshot_path
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
+from docmind_backup.errors import QdrantError, QdrantUnreachable
 
 LATE = timedelta(days=1)
 """How long a create call whose answer never came may still bring forth a snapshot."""
@@ -43,10 +46,14 @@ class Begun:
         return (self.name, self.checksum, self.size) == (listed.name, listed.checksum, listed.size)
 
     def might_be_ours(self, listed: ServerSnapshot) -> bool:
-        """Unanswered: anything that appeared since could be."""
+        """Unanswered: anything that appeared within a day of it could be, also what does not say when."""
+        if (listed.name, listed.checksum) in self.before:
+            return False
         since = datetime.fromisoformat(self.asked_at).replace(tzinfo=None, microsecond=0)
-        new = (listed.name, listed.checksum) not in self.before
-        return new and (not listed.created or datetime.fromisoformat(listed.created) >= since)
+        try:
+            return since <= datetime.fromisoformat(listed.created).replace(tzinfo=None) <= since + LATE
+        except ValueError:
+            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,15 @@ class Ledger:
         return tuple(self._read())
 
     def _path(self, begun: Begun) -> Path:
-        return self._folder / f"{begun.backup_id}-{begun.collection.encode().hex()[:80]}.json"
+        collection = hashlib.sha256(begun.collection.encode()).hexdigest()
+        return self._folder / f"{begun.backup_id}-{collection[:32]}.json"
 
     def _read(self) -> Iterator[Begun]:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 data = json.loads(path.read_bytes())
                 data["before"] = tuple((str(name), str(checksum)) for name, checksum in data["before"])
+                datetime.fromisoformat(data["asked_at"])
                 yield Begun(**data)
             except (OSError, ValueError, TypeError, KeyError):
                 continue
@@ -97,21 +106,33 @@ def delete_ours(server: CollectionServer, begun: Begun) -> None:
 
 
 def clean_up(ledger: Ledger, server: CollectionServer) -> tuple[Candidate, ...]:
-    """Delete what dead runs provably left on `server`; name what might be theirs. Raises QdrantError."""
+    """Delete what dead runs provably left on `server`; name what might be theirs.
+
+    What it refuses now stays written down for the next run. Raises QdrantUnreachable.
+    """
     candidates: list[Candidate] = []
     for begun in ledger.pending():
         if begun.url != server.url:
             continue
-        if begun.name:
-            delete_ours(server, begun)
-            ledger.forget(begun)
+        try:
+            candidates += _clean_up_one(ledger, server, begun)
+        except QdrantUnreachable:
+            raise
+        except QdrantError:
             continue
-        found = [s for s in server.snapshots(begun.collection) if begun.might_be_ours(s)]
-        candidates += [Candidate(begun.collection, s, _command(begun, s)) for s in found]
-        if not found and server.now() - datetime.fromisoformat(begun.asked_at) > LATE:
-            ledger.forget(begun)
     return tuple(candidates)
 
 
+def _clean_up_one(ledger: Ledger, server: CollectionServer, begun: Begun) -> list[Candidate]:
+    if begun.name:
+        delete_ours(server, begun)
+        ledger.forget(begun)
+        return []
+    found = [s for s in server.snapshots(begun.collection) if begun.might_be_ours(s)]
+    if not found and server.now() - datetime.fromisoformat(begun.asked_at) > LATE:
+        ledger.forget(begun)
+    return [Candidate(begun.collection, s, _command(begun, s)) for s in found]
+
+
 def _command(begun: Begun, snapshot: ServerSnapshot) -> str:
-    return f"curl -X DELETE '{begun.url}/collections/{begun.collection}/snapshots/{snapshot.name}'"
+    return f"curl -X DELETE '{begun.url}{snapshot_path(begun.collection, snapshot.name)}'"

@@ -17,7 +17,7 @@ from docmind_backup.catalog import STATE, Catalog, Item
 from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
-from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seal, Seen, ignore
+from docmind_backup.core.model import Backup, BrokenBackup, OnEvent, Part, Reason, Seal, Seen, ignore
 from docmind_backup.core.planner import BackupPlan, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
@@ -283,10 +283,14 @@ def show(job: Job, text: str) -> Backup:
     return _read(directory, job)
 
 
+def _beside(job: Job, directory: Path) -> Catalog:
+    """The catalog that `directory` lies in: where it is held, sealed and pruned."""
+    return job.catalog if directory.parent == job.catalog.root else Catalog(directory.parent)
+
+
 def _read(directory: Path, job: Job) -> Backup:
-    beside = job.catalog if directory.parent == job.catalog.root else Catalog(directory.parent)
     try:
-        return beside.read(directory)
+        return _beside(job, directory).read(directory)
     except FormatTooNew:
         raise
     except FileNotFoundError as error:
@@ -303,14 +307,14 @@ def _read(directory: Path, job: Job) -> Backup:
 def hold(job: Job, text: str, reason: str) -> Backup:
     """Keep a backup, whatever the retention rules say, until `release`."""
     backup = show(job, text)
-    job.catalog.hold(backup, reason)
+    _beside(job, backup.directory).hold(backup, reason)
     return replace(backup, held=reason)
 
 
 def release(job: Job, text: str) -> tuple[Backup, bool]:
     """Undo `hold`; False when it was not held."""
     backup = show(job, text)
-    return backup, job.catalog.release(backup)
+    return backup, _beside(job, backup.directory).release(backup)
 
 
 # -- verify --------------------------------------------------------------------------------------
@@ -321,28 +325,38 @@ def find_all(job: Job) -> tuple[Path, ...]:
     return tuple(
         item.directory
         for item in job.catalog.items()
-        if isinstance(item, Backup) or (item.directory / fmt.RECORD).exists()
+        if isinstance(item, Backup) or (isinstance(item, BrokenBackup) and _claims(item.directory))
     )
+
+
+def _claims(directory: Path) -> bool:
+    return any(os.path.lexists(directory / name) for name in (fmt.RECORD, fmt.INVENTORY))
 
 
 def verify(job: Job, directory: Path, *, quick: bool = False, on_event: OnEvent = ignore) -> Verification:
     """Read one backup back, and remember the outcome beside it where that can be written."""
+    digest = _record_digest(directory)
     found = verifying.verify(directory, quick=quick, on_event=on_event)
     damaged = found.verdict is Outcome.DAMAGED
-    if found.verdict is Outcome.UNCHECKED or (quick and not damaged):
+    if not digest or found.verdict is Outcome.UNCHECKED or (quick and not damaged):
         return found
-    return replace(found, remembered=_remember(job, directory, found, intact=not damaged))
+    seal = Seal(digest, job.clock(), found.level, intact=not damaged)
+    return replace(found, remembered=_remember(job, directory, seal))
 
 
-def _remember(job: Job, directory: Path, found: Verification, *, intact: bool) -> bool:
+def _record_digest(directory: Path) -> str:
+    """What a seal holds on to; taken before the check, so that a record replaced meanwhile is not sealed."""
+    try:
+        return fmt.record_digest(catalogs.read_limited(directory / fmt.RECORD))
+    except (OSError, ValueError):
+        return ""
+
+
+def _remember(job: Job, directory: Path, seal: Seal) -> bool:
     root = directory.parent
     if root != job.catalog.root and not (root / STATE).is_dir():
         return False
-    try:
-        digest = fmt.record_digest(catalogs.read_limited(directory / fmt.RECORD))
-    except (OSError, ValueError):
-        return False
-    return Catalog(root).remember(directory, Seal(digest, job.clock(), found.level, intact))
+    return Catalog(root).remember(directory, seal)
 
 
 # -- restore -------------------------------------------------------------------------------------

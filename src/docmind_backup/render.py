@@ -214,7 +214,7 @@ class Reporter:
 
     def __init__(self, face: Face) -> None:
         self._face = face
-        self._live = face.err.is_terminal and not face.quiet
+        self._live = face.err.is_interactive and not face.quiet
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=None),

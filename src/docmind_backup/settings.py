@@ -9,21 +9,27 @@ except for `security`.
 from __future__ import annotations
 
 import difflib
+import json
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from dotenv.parser import parse_stream
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from docmind_backup.core.environment import Choices, Environment
@@ -33,6 +39,18 @@ from docmind_backup.errors import UsageError
 
 TOML_NAME = "docmind-backup.toml"
 KEEP_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+logging.getLogger("dotenv.main").disabled = True
+"""It would say of each line that it cannot read, at each reading, that it cannot: `_unreadable_lines` does."""
+
+
+def _items(value: Any) -> Any:
+    """A list in a variable: JSON as DocMind writes it, or words with commas between."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [word.strip() for word in value.split(",")]
+
+
+_Words = Annotated[list[str], NoDecode, BeforeValidator(_items)]
 
 
 class _Group(BaseModel):
@@ -70,7 +88,7 @@ class _SemanticCache(_Group):
 
 class _Security(_Group):
     allow_remote_endpoints: bool = False
-    endpoint_allowlist: list[str] = ["http://localhost", "https://localhost", "http://127.0.0.1"]
+    endpoint_allowlist: _Words = ["http://localhost", "https://localhost", "http://127.0.0.1"]
 
 
 class _Telemetry(_Group):
@@ -135,7 +153,7 @@ class OwnSettings(_Layered):
     include_env: bool = False
     qdrant: Literal["auto", "required", "off"] = "auto"
     qdrant_path: Path | None = None
-    collections: list[str] = []
+    collections: _Words = []
     keep_last: int = Field(default=7, ge=1, le=10_000)
     keep_hourly: int = Field(default=0, ge=0)
     keep_daily: int = Field(default=0, ge=0)
@@ -176,6 +194,8 @@ class Settings:
     root: Path
     """Where the backups are."""
     request_timeout_s: float
+    events: Path | None
+    """Where else than in `root` events go."""
     values: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -210,8 +230,9 @@ def load(
         own=own,
         root=_resolve(project, own.root) if own.root else environment.data_dir / "backups",
         request_timeout_s=float(docmind.database.qdrant_timeout),
+        events=_resolve(project, own.events) if own.events else None,
         values=(*_listed(docmind, docmind_layers), *_listed(own, own_layers)),
-        warnings=tuple(_unknown_variables(env_file)),
+        warnings=(*_unreadable_lines(env_file), *_unknown_variables(env_file)),
     )
 
 
@@ -222,10 +243,23 @@ _Layer = tuple[str, Mapping[str, Any]]
 
 def _env_layers(cls: type[BaseSettings], env_file: Path) -> list[_Layer]:
     try:
-        dotenv = DotEnvSettingsSource(cls, env_file=env_file)() if env_file.is_file() else {}
-        return [("environment", EnvSettingsSource(cls)()), (".env", _known(cls, dotenv))]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"cannot read the settings of {env_file}: {_one_line(error)}") from error
+        environment = _values(cls, "environment", lambda: EnvSettingsSource(cls)())
+        if not env_file.is_file():
+            return [("environment", environment), (".env", {})]
+        dotenv = _values(cls, ".env", lambda: DotEnvSettingsSource(cls, env_file=env_file)())
+        return [("environment", environment), (".env", _known(cls, dotenv))]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {env_file}: {_one_line(error)}") from error
+
+
+def _values(cls: type[BaseSettings], origin: str, source: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a source says; a whole group in one variable (`DOCMIND_CACHE`) is JSON or a UsageError that names it."""
+    try:
+        return source()
+    except SettingsError as error:
+        group = re.search(r'field "(\w+)"', str(error))
+        where = _name_at(cls, (group[1],), origin) if group else origin
+        raise UsageError(f"{where}: not JSON", hint="give its settings one by one, or as a JSON object") from None
 
 
 def _known(cls: type[BaseSettings], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,10 +307,10 @@ def _overlay(raw: Mapping[str, str]) -> dict[str, Any]:
         key, _, path = pair.partition(":")
         if path and raw.get(key):
             *groups, field = path.split(".")
-            target = values
-            for group in groups:
-                target = target.setdefault(group, {})
-            target[field] = raw[key]
+            value: Any = raw[key]
+            for name in reversed((*groups, field)):
+                value = {name: value}
+            _merge(values, value)
     return values
 
 
@@ -286,7 +320,8 @@ def _read_toml(project: Path) -> tuple[str, Mapping[str, Any]]:
     if own.is_file():
         return TOML_NAME, _checked_keys(own, _parse_toml(own))
     if shared.is_file():
-        table = _parse_toml(shared).get("tool", {}).get("docmind-backup", {})
+        tools = _parse_toml(shared).get("tool", {})
+        table = tools.get("docmind-backup", {}) if isinstance(tools, Mapping) else {}
         return "pyproject.toml", _checked_keys(shared, table)
     return TOML_NAME, {}
 
@@ -298,7 +333,9 @@ def _parse_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {path}: {_one_line(error)}") from error
 
 
-def _checked_keys(path: Path, table: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_keys(path: Path, table: Any) -> Mapping[str, Any]:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{path}: [tool.docmind-backup] is not a table")
     values = {key.replace("-", "_"): value for key, value in table.items()}
     for key in values:
         if key not in OwnSettings.model_fields:
@@ -317,6 +354,14 @@ def _unknown_variables(env_file: Path) -> Iterator[str]:
         key = name.upper().removeprefix(prefix).lower()
         if name.upper().startswith(prefix) and key not in OwnSettings.model_fields:
             yield f"unknown variable {name} is ignored ({_suggestion(key, 'DocMind owns this prefix too')})"
+
+
+def _unreadable_lines(env_file: Path) -> Iterator[str]:
+    if env_file.is_file():
+        with env_file.open(encoding="utf-8") as file:
+            for binding in parse_stream(file):
+                if binding.error:
+                    yield f"{env_file}: line {binding.original.line} is not a setting and is ignored"
 
 
 _S = TypeVar("_S", bound=_Layered)
@@ -385,6 +430,9 @@ def _leaves(model: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
             yield (*path, name), value
 
 
+_CREDENTIALS = re.compile(r"://[^/@]*@")
+
+
 def _shown(value: Any) -> str:
     match value:
         case SecretStr():
@@ -394,7 +442,7 @@ def _shown(value: Any) -> str:
         case list():
             return ", ".join(map(str, value)) or "(empty)"
         case _:
-            return str(value) or "(empty)"
+            return _CREDENTIALS.sub("://********@", str(value)) or "(empty)"
 
 
 def _one_line(error: Exception) -> str:

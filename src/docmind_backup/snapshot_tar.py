@@ -330,7 +330,7 @@ def _number(field: bytes) -> int:
 
 def _read(file: BinaryIO, position: int, size: int, end: int) -> bytes:
     file.seek(position)
-    data = file.read(max(0, min(size, end - position)))
+    data = file.read(min(size, end - position))
     if len(data) < size:
         raise _TornError(f"cut off at byte {position + len(data):,}")
     return data

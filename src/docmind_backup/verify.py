@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from docmind_backup import snapshot_tar
@@ -63,6 +63,8 @@ class _Check:
         self._on_event = on_event
         self._findings: list[Finding] = []
         self._expected: set[str] = set(fmt.OWN_FILES)
+        self._listed = False
+        """Whether a list of what should be there was read to its end."""
         self._files = 0
         self._bytes = 0
 
@@ -73,8 +75,11 @@ class _Check:
             self._on_event(RunStarted(0 if self._quick else record.totals.bytes, 0, 0))
         for entry in self._entries(trusted):
             self._check(entry)
-        if trusted:
-            self._find_unexpected()
+        for taken in record.qdrant.collections if record and record.qdrant else ():
+            if taken.path not in self._expected:
+                self._check(FileEntry(taken.path, size=taken.size, sha256=taken.sha256, mtime_ns=0, mode=0))
+        if self._listed:
+            self._find_unexpected(trusted)
         if record and not self._quick:
             self._check_snapshots(record)
         return Verification(
@@ -92,7 +97,11 @@ class _Check:
 
     def _record(self) -> Record | None:
         try:
-            return fmt.read_record(read_limited(self._directory / fmt.RECORD))
+            raw = read_limited(self._directory / fmt.RECORD)
+            record = fmt.read_record(raw)
+            if not fmt.as_written(raw):
+                self._findings.append(Altered(fmt.RECORD, "it means the same and is not as it was written"))
+            return record
         except FileNotFoundError:
             if not (self._directory / fmt.INVENTORY).exists():
                 raise CannotCheck(
@@ -108,32 +117,45 @@ class _Check:
 
     def _own_files(self, record: Record | None) -> str:
         """Check inventory, manifest, README and sums; the name of the list to go by, empty when none can be trusted."""
-        good: list[str] = []
-        for name in (fmt.INVENTORY, fmt.MANIFEST, fmt.README, fmt.SUMS):
-            expected = record.digests.get(name) if record else None
-            observed = self._observe(name, hashed=True)
-            if observed is None:
-                self._findings.append(Missing(name))
-            elif expected and observed.sha256 and observed.sha256 != expected:
-                self._findings.append(Altered(name, "its content changed (sha256)"))
-            elif observed.kind == "file":
-                good.append(name)
+        digests = record.digests if record else _digests_in_sums(self._directory / fmt.SUMS)
+        good = [n for n in (fmt.INVENTORY, fmt.MANIFEST, fmt.README, fmt.SUMS) if self._is_good(n, digests)]
+        if record and len(digests) < len(fmt.OWN_FILES) - 1:
+            self._findings.append(Altered(fmt.RECORD, "it lacks the sha256 of a file of its own"))
         return next((name for name in (fmt.INVENTORY, fmt.SUMS) if name in good), "")
+
+    def _is_good(self, name: str, digests: Mapping[str, str]) -> bool:
+        """Our own file `name` is what its sha256 says, or a file at least where nothing says it; else a finding."""
+        observed = self._observe(name, hashed=True)
+        if observed is None:
+            self._findings.append(Missing(name))
+        elif observed.kind == "unreadable":
+            return False
+        elif observed.kind != "file":
+            self._findings.append(Altered(name, f"it is a {observed.kind}, not a file"))
+        elif observed.sha256 != digests.get(name, observed.sha256):
+            self._findings.append(Altered(name, "its content changed (sha256)"))
+        else:
+            return True
+        return False
 
     def _entries(self, trusted: str) -> Iterator[Entry]:
         """What the backup should hold, streamed from the list that can be trusted."""
         if not trusted:
             return
         read = fmt.read_entry if trusted == fmt.INVENTORY else _sums_entry
-        with (self._directory / trusted).open("rb") as lines:
-            while line := lines.readline(LINE_LIMIT):
-                try:
+        try:
+            with (self._directory / trusted).open("rb") as lines:
+                while line := lines.readline(LINE_LIMIT):
                     entry = read(line)
-                except ValueError as error:
-                    self._findings.append(Altered(trusted, str(error)))
-                    return
-                if entry.path not in fmt.OWN_FILES:
-                    yield entry
+                    if entry.path not in self._expected:
+                        yield entry
+                    elif entry.path not in fmt.OWN_FILES:
+                        self._findings.append(Altered(trusted, f"{fmt.printable(entry.path)} is listed twice"))
+            self._listed = True
+        except ValueError as error:
+            self._findings.append(Altered(trusted, str(error)))
+        except OSError as error:
+            self._findings.append(Unreadable(trusted, error.strerror or "cannot be read"))
 
     # -- the files
 
@@ -157,7 +179,7 @@ class _Check:
         try:
             found = full.lstat()
             if stat.S_ISLNK(found.st_mode):
-                return Observed("link", target=str(full.readlink()))
+                return Observed("link", target=os.readlink(full))
             if stat.S_ISDIR(found.st_mode):
                 return Observed("directory")
             if not stat.S_ISREG(found.st_mode):
@@ -173,10 +195,14 @@ class _Check:
     def _hash(self, path: Path) -> str:
         return _sha256(path, lambda count: self._on_event(Advanced(count)))
 
-    def _find_unexpected(self) -> None:
-        folders = {parent for path in self._expected for parent in _parents(path)}
-        for path, is_directory in _below(self._directory, self._findings):
-            if path not in self._expected and not (is_directory and path in folders):
+    def _find_unexpected(self, trusted: str) -> None:
+        """What no list names. SHA256SUMS names no links and no folders: by it they cannot be judged."""
+        folders = {parent for path in self._expected for parent in _parents(path)} - self._expected
+        unjudged = () if trusted == fmt.INVENTORY else ("link", "directory")
+        for path, kind in _below(self._directory, self._findings):
+            if path in folders and kind != "directory":
+                self._findings.append(Altered(path, f"it is a {kind}, not a directory"))
+            elif path not in self._expected and path not in folders and kind not in unjudged:
                 self._findings.append(Unexpected(path))
 
     def _check_snapshots(self, record: Record) -> None:
@@ -184,9 +210,25 @@ class _Check:
         altered = {finding.path for finding in self._findings}
         for taken in record.qdrant.collections if record.qdrant else ():
             if taken.snapshot_name and taken.path not in altered:
-                for problem in snapshot_tar.check(self._directory / taken.path):
-                    self._findings.append(Altered(taken.path, f"collection snapshot: {problem}"))
+                self._findings += _snapshot_findings(self._directory, taken.path)
                 self._on_event(StepFinished(taken.name, 1, taken.size))
+
+
+def _snapshot_findings(directory: Path, path: str) -> Iterator[Finding]:
+    try:
+        for problem in snapshot_tar.check(directory / path):
+            yield Altered(path, f"collection snapshot: {problem}")
+    except OSError as error:
+        yield Unreadable(path, error.strerror or "cannot be read")
+
+
+def _digests_in_sums(path: Path) -> dict[str, str]:
+    """sha256 of our own files as SHA256SUMS has them, for a backup whose record cannot say; empty without any."""
+    try:
+        sums = dict(fmt.read_sums_line(line) for line in read_limited(path).splitlines(keepends=True))
+    except (ValueError, OSError):
+        return {}
+    return {name: sums[name] for name in fmt.OWN_FILES if name in sums}
 
 
 def _sums_entry(line: bytes) -> Entry:
@@ -202,7 +244,7 @@ def _sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
 
 def _sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
         buffer = memoryview(bytearray(CHUNK))
         while count := file.readinto(buffer):
@@ -217,8 +259,8 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _below(top: Path, findings: list[Finding]) -> Iterator[tuple[str, bool]]:
-    """Everything below `top`: (path relative to it, is a directory). Links are not followed."""
+def _below(top: Path, findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    """Everything below `top`: (path relative to it, its kind as in Observed). Links are not followed."""
     pending = [""]
     while pending:
         folder = pending.pop()
@@ -229,8 +271,15 @@ def _below(top: Path, findings: list[Finding]) -> Iterator[tuple[str, bool]]:
             findings.append(Unreadable(folder or ".", error.strerror or "cannot be listed"))
             continue
         for entry in listed:
-            path = f"{folder}{entry.name}"
-            is_directory = entry.is_dir(follow_symlinks=False)
-            yield path, is_directory
-            if is_directory:
+            path, kind = f"{folder}{entry.name}", _kind(entry)
+            yield path, kind
+            if kind == "directory":
                 pending.append(f"{path}/")
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    if entry.is_dir(follow_symlinks=False):
+        return "directory"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"

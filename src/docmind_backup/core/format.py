@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -48,6 +49,8 @@ OWN_FILES = (RECORD, INVENTORY, MANIFEST, SUMS, README)
 """What a backup holds besides the files it keeps."""
 
 TOOL = "docmind-backup"
+ID = re.compile(r"\A\d{8}_\d{6}(?:_[0-9a-f]{12})?\Z")
+"""A backup's id: DocMind's own shape, so also a plain file name."""
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Values of `requires` this code understands."""
 
@@ -82,6 +85,7 @@ def read_path(data: Mapping[str, Any], key: str = "path") -> str:
 
 def contained(path: str) -> str:
     """`path`, when it is relative and cannot leave the backup; else ValueError."""
+    path.encode(errors="surrogateescape")
     pure = PurePosixPath(path)
     if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == ".":
         raise ValueError(f"path leaves the backup or is not plain: {printable(path)!r}")
@@ -251,6 +255,15 @@ def record_digest(raw: bytes) -> str:
         return ""
 
 
+def as_written(raw: bytes) -> bool:
+    """Whether a record's bytes are those `record_bytes` writes: no space, escape, key or byte order mark differs."""
+    try:
+        text = json.dumps(json.loads(raw), indent=2, ensure_ascii=False, sort_keys=True)
+        return raw == (text + "\n").encode(errors="backslashreplace")
+    except (ValueError, RecursionError):
+        return False
+
+
 def _self_digest(fields: Mapping[str, Any]) -> str:
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -288,7 +301,7 @@ def _record_fields(record: Record) -> Json:
 
 def _scope_fields(scope: Scope) -> Json:
     return {
-        "data_dir": printable(scope.data_dir),
+        **path_fields(scope.data_dir, "data_dir"),
         "deployment_id": scope.deployment_id,
         "parts": sorted(scope.parts),
         "collections": sorted(scope.collections),
@@ -368,22 +381,30 @@ def read_record(raw: bytes) -> Record:
         data = json.loads(raw)
         if not isinstance(data, dict):
             raise TypeError("not an object")
-        if int(data.get("format", 0)) > FORMAT or not set(data.get("requires", ())) <= KNOWN_FEATURES:
-            raise FormatTooNew(
-                f"format {data.get('format')} is newer than this version of {TOOL} knows",
-                hint=f"upgrade {TOOL}",
-            )
         stated = data.pop("record_sha256", "")
+        if int(data.get("format", 0)) > FORMAT and not _was_ours(data, stated):
+            raise _too_new(f"format {data['format']}")
         if stated != _self_digest(data):
             raise ValueError("the record does not match its own sha256")
+        if unknown := set(data["requires"]) - KNOWN_FEATURES:
+            raise _too_new(", ".join(sorted(map(str, unknown))))
         return _record(data)
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a record: {type(error).__name__} {error}") from error
 
 
+def _was_ours(data: Mapping[str, Any], stated: object) -> bool:
+    """Only the format number rotted: with a number of ours, the record matches its sha256."""
+    return any(stated == _self_digest({**data, "format": number}) for number in range(1, FORMAT + 1))
+
+
+def _too_new(what: str) -> FormatTooNew:
+    return FormatTooNew(f"{what} is newer than this version of {TOOL} knows", hint=f"upgrade {TOOL}")
+
+
 def _record(data: Mapping[str, Any]) -> Record:
     return Record(
-        id=str(data["id"]),
+        id=_id(data["id"]),
         sequence=int(data["sequence"]),
         started_at=_time(data["started_at"]),
         finished_at=_time(data["finished_at"]),
@@ -412,16 +433,24 @@ def _record(data: Mapping[str, Any]) -> Record:
     )
 
 
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or not ID.match(value):
+        raise ValueError(f"not the id of a backup: {value!r}")
+    return value
+
+
 def _time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"a time without zone: {text}")
+    if not 1970 <= moment.year < 9999:
+        raise ValueError(f"a time that no clock shows: {text}")
     return moment
 
 
 def _read_scope(data: Mapping[str, Any]) -> Scope:
     return Scope(
-        str(data["data_dir"]),
+        read_path(data, "data_dir"),
         str(data["deployment_id"]),
         frozenset(Part(part) for part in data["parts"]),
         frozenset(map(str, data["collections"])),

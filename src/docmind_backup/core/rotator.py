@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from itertools import chain
-from typing import NamedTuple
 
 from docmind_backup.core.model import Backup, Scope
 from docmind_backup.errors import UsageError
@@ -179,75 +178,79 @@ def _set_aside(backup: Backup, now: datetime) -> str:
 # -- the verdicts --------------------------------------------------------------------------------
 
 
-class _Mark(NamedTuple):
-    """What one rule says of one backup."""
-
-    backup: Backup
-    keep: bool
-    why: str
+_Mark = tuple[Backup, bool, str]
+"""What one rule says of one backup: whether it keeps it, and the words for it."""
 
 
 def _judge(policy: RetentionPolicy, line: _Line, zone: tzinfo) -> Iterator[Verdict]:
     """A backup stays when any mark keeps it; its reasons are the marks that agree with the outcome."""
     own = (*(backup for backup, _ in line.aside), *line.counting, *line.lacking)
-    marks: dict[tuple[int, str, str], list[_Mark]] = {_age(backup): [] for backup in own}
-    for mark in _marks(policy, line, zone):
-        marks.get(_age(mark.backup), []).append(mark)
+    # By identity: a record holds mappings, so a backup has no hash.
+    marks: dict[int, list[tuple[bool, str]]] = {id(backup): [] for backup in own}
+    for backup, keep, why in _marks(policy, line, zone):
+        if id(backup) in marks:
+            marks[id(backup)].append((keep, why))
     for backup in own:
-        mine = marks[_age(backup)]
-        keep = any(mark.keep for mark in mine)
-        yield Verdict(backup, keep, tuple(mark.why for mark in mine if mark.keep == keep))
+        stays = any(keep for keep, _ in marks[id(backup)])
+        yield Verdict(backup, stays, tuple(why for keep, why in marks[id(backup)] if keep == stays))
 
 
 def _marks(policy: RetentionPolicy, line: _Line, zone: tzinfo) -> Iterator[_Mark]:
-    yield from (_Mark(backup, True, word) for backup, word in line.aside)
-    dated = [(backup, backup.record.started_at.astimezone(zone)) for backup in line.rivals]
+    yield from ((backup, True, word) for backup, word in line.aside)
     for rule in _RULES:
-        yield from _by_rule(rule, rule.count(policy), dated)
+        if count := rule.count(policy):
+            yield from _by_rule(rule, count, line.rivals, zone)
     if policy.within:
         yield from _by_time(policy.within, line.rivals)
     yield from _by_floor(line.counting)
     yield from _by_lack(policy.incomplete, line)
 
 
-def _by_rule(rule: _Rule, count: int, dated: Sequence[tuple[Backup, datetime]]) -> Iterator[_Mark]:
+def _by_rule(rule: _Rule, count: int, rivals: Sequence[Backup], zone: tzinfo) -> Iterator[_Mark]:
     buckets: set[str] = set()
-    for place, (backup, local) in enumerate(dated if count else (), start=1):
-        bucket = rule.bucket(place, local)
+    for place, backup in enumerate(rivals, start=1):
+        bucket = rule.bucket(place, backup.record.started_at.astimezone(zone))
         if bucket in buckets:
-            yield _Mark(backup, False, f"{rule.name} {bucket} has a newer one")
+            yield backup, False, f"{rule.name} {bucket} has a newer one"
         elif len(buckets) < count:
             buckets.add(bucket)
-            yield _Mark(backup, True, rule.kept.format(rule=rule.name, bucket=bucket, count=count))
+            yield backup, True, rule.kept.format(rule=rule.name, bucket=bucket, count=count)
         else:
-            yield _Mark(backup, False, f"beyond {rule.name} {count}")
+            beyond = f"beyond {rule.name} {count}"
+            yield from ((older, False, beyond) for older in rivals[place - 1 :])
+            return
 
 
 def _by_time(within: timedelta, rivals: Sequence[Backup]) -> Iterator[_Mark]:
-    words = str(within).removesuffix(", 0:00:00")
+    words = _in_restics_words(within)
     for backup in rivals:
         keep = rivals[0].record.started_at - backup.record.started_at <= within
-        yield _Mark(backup, keep, f"within {words}" if keep else f"beyond {words}")
+        yield backup, keep, f"within {words}" if keep else f"not within {words}"
+
+
+def _in_restics_words(within: timedelta) -> str:
+    amounts = ((within.days, "d"), (within.seconds // 3600, "h"))
+    return "".join(f"{amount}{unit}" for amount, unit in amounts if amount) or str(within)
 
 
 def _by_floor(counting: Sequence[Backup]) -> Iterator[_Mark]:
     for backup in counting:
         if backup.record.complete:
-            yield _Mark(backup, True, "newest complete of its scope")
+            yield backup, True, "newest complete of its scope"
             return
 
 
 def _by_lack(count: int, line: _Line) -> Iterator[_Mark]:
     """Those that do not count go only once something that does has come after them."""
     if not line.rivals:
-        yield from (_Mark(backup, True, "no good one covers it") for backup in line.lacking)
+        yield from ((backup, True, "no good one covers it") for backup in line.lacking)
         return
     good = line.rivals[0]
     newer = [backup for backup in line.lacking if _age(backup) > _age(good)]
     older = line.lacking[len(newer) :]
-    yield from (_Mark(backup, True, "not older than the newest good one") for backup in newer)
-    yield from (_Mark(backup, True, f"{_lack(backup)}, among the newest {count}") for backup in older[:count])
-    yield from (_Mark(backup, False, f"{_lack(backup)}, older than {good.id}") for backup in older[count:])
+    yield from ((backup, True, "not older than the newest good one") for backup in newer)
+    yield from ((backup, True, f"{_lack(backup)}, among the newest {count}") for backup in older[:count])
+    yield from ((backup, False, f"{_lack(backup)}, older than {good.id}") for backup in older[count:])
 
 
 def _lack(backup: Backup) -> str:

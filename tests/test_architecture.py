@@ -1,0 +1,362 @@
+"""The dependency rule, held by reading the source: who may import what, who may touch the outside world.
+
+Imports inside functions count like those above them; only where they stand makes start-up quick.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+PACKAGE = "docmind_backup"
+FUNCTION_LINES = 40
+
+SEAMS = {
+    "typer": {"cli"},
+    "rich": {"render"},
+    "pydantic": {"settings"},
+    "pydantic_settings": {"settings"},
+    "dotenv": {"settings"},
+    "httpx": {"qdrant"},
+    "httpcore": {"qdrant"},
+    "qdrant_client": {"qdrant", "sample"},
+}
+"""Each library that is not ours, and the modules that know it. One that is not here is known to none."""
+
+LAZY = {"qdrant_client"}
+"""Imported inside functions only: over a second of numpy and grpc."""
+
+START_UP = {"settings", "compose", "operations", "render", "documents", "demo", "qdrant", "sample"}
+"""What the command line imports inside its commands, so that `--help` and completion stay instant."""
+
+ALLOWED = {
+    "__init__": "",
+    "__main__": "cli",
+    # the face
+    "cli": "__init__ core errors compose demo documents operations render",
+    "render": "core catalog operations",
+    "documents": "core catalog operations",
+    "demo": "errors render sample",
+    # the composition root: the only module that knows both the settings and the real server
+    "compose": "core errors catalog events operations qdrant settings",
+    "settings": "core errors",
+    # what the tool does
+    "operations": "core errors catalog events executor ledger scan verify",
+    "executor": "core errors capture catalog collection durable ledger records",
+    "scan": "core errors embedded",
+    "verify": "core errors catalog snapshot_tar",
+    # one thing each, on the core
+    "capture": "core copying databases embedded",
+    "catalog": "core errors durable",
+    "collection": "core errors durable ledger",
+    "copying": "core",
+    "databases": "core copying readlock",
+    "durable": "errors",
+    "embedded": "core copying databases",
+    "events": "",
+    "ledger": "core errors durable",
+    "qdrant": "__init__ core errors",
+    "readlock": "copying",
+    "records": "__init__ core durable",
+    "sample": "",
+    "snapshot_tar": "",
+    # pure
+    "errors": "",
+    "core": "",
+    "core.model": "",
+    "core.environment": "core.model",
+    "core.endpoint": "",
+    "core.server": "core.model",
+    "core.format": "core.model errors",
+    "core.docmind": "core.format core.model",
+    "core.readme": "core.format core.model",
+    "core.planner": "core.environment core.model",
+    "core.qdrant_rest": "core.model errors",
+    "core.restore": "core.environment core.model",
+    "core.rotator": "core.model errors",
+    "core.verifier": "core.model",
+}
+"""Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
+
+PURE = set(
+    "__future__ base64 collections contextlib dataclasses datetime enum functools hashlib ipaddress itertools json "
+    "math pathlib re string textwrap typing urllib.parse".split()
+)
+"""All of the standard library that the core may know: values, and functions from values to values."""
+
+IMPURE = {
+    "it reads or writes files": "os io shutil tempfile glob fileinput mmap fcntl stat tarfile zipfile sqlite3 csv",
+    "it talks to somebody": "socket ssl http urllib.request asyncio select subprocess multiprocessing ctypes",
+    "its answer is another one each time": "time random secrets uuid",
+    "its answer depends on the machine": "sys platform locale getpass pwd zoneinfo importlib",
+    "it acts behind the caller's back": "threading signal atexit logging warnings",
+}
+"""Why the rest is kept out of the core; not complete: what is not in PURE is forbidden anyhow."""
+
+IMPURE_FUNCTIONS = {
+    "a file": "open",
+    "the terminal": "print input breakpoint",
+    "a way round this test": "eval exec compile __import__",
+}
+IMPURE_METHODS = {
+    "a file": "open read_text read_bytes write_text write_bytes touch mkdir unlink rename rmdir chmod file_digest",
+    "a look at the disk": "exists is_dir is_file is_symlink stat lstat iterdir glob rglob walk resolve readlink samefile",
+    "the working or home folder": "absolute cwd home expanduser",
+    "the clock": "now today utcnow",
+}
+"""What the core must not call: a Path is a value there, never a handle, and `now` is an argument."""
+
+LONG = {
+    "cli.create": "its options are its signature",
+    "core.planner.plan_backup": "one field of the plan a line: the plan is what it is about",
+    "collection.capture_collection": "the order of the writes on the server is the point, and is read in one piece",
+    "render.show": "a table, row by row",
+}
+"""Functions of more than FUNCTION_LINES lines, each with the reason."""
+
+
+# -- reading the source --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement's module."""
+
+    module: str
+    """Ours relative to the package (`core.model`), others in full."""
+    ours: bool
+    line: int
+    lazy: bool
+    """Inside a function."""
+    typing_only: bool
+    """Below `if TYPE_CHECKING`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    name: str
+    path: Path
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    @property
+    def is_core(self) -> bool:
+        return self.name.startswith("core.")
+
+
+def read_modules() -> dict[str, Module]:
+    return {module.name: module for module in map(_read, sorted((SOURCE / PACKAGE).rglob("*.py")))}
+
+
+def _read(path: Path) -> Module:
+    parts = path.relative_to(SOURCE / PACKAGE).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+    tree = ast.parse(path.read_text("utf-8"))
+    return Module(name, path, tree, tuple(_imports(tree)))
+
+
+def _imports(node: ast.AST, *, lazy: bool = False, typing_only: bool = False) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        inside = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        checking = typing_only or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+        match child:
+            case ast.Import(names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(module, names, level):
+                assert level == 0, f"relative import in line {child.lineno}"
+                modules = [_module(module or "", alias.name) for alias in names]
+            case _:
+                modules = []
+        for module in dict.fromkeys(modules):
+            ours = module.split(".")[0] == PACKAGE
+            name = (module.removeprefix(PACKAGE).removeprefix(".") or "__init__") if ours else module
+            yield Import(name, ours, getattr(child, "lineno", 0), inside, checking)
+        yield from _imports(child, lazy=inside, typing_only=checking)
+
+
+def _module(package: str, name: str) -> str:
+    """`from docmind_backup.core import rotator` imports a module; `from os import path` only counts as os."""
+    here = SOURCE.joinpath(*package.split("."))
+    is_module = (here / f"{name}.py").is_file() or (here / name / "__init__.py").is_file()
+    return f"{package}.{name}" if is_module else package
+
+
+MODULES = read_modules()
+EACH = pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+EACH_OF_THE_CORE = pytest.mark.parametrize(
+    "module", [m for m in MODULES.values() if m.is_core], ids=[n for n, m in MODULES.items() if m.is_core]
+)
+
+
+def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def words(table: dict[str, str]) -> dict[str, str]:
+    """A table of reason -> names, turned round."""
+    return {name: reason for reason, names in table.items() for name in names.split()}
+
+
+# -- who knows whom ------------------------------------------------------------------------------
+
+
+def test_every_module_stands_in_the_table_and_nothing_else_does() -> None:
+    assert set(ALLOWED) == set(MODULES)
+
+
+@EACH
+def test_a_module_imports_exactly_the_modules_that_the_table_names(module: Module) -> None:
+    imported = {found.module for found in module.imports if found.ours}
+    if not module.is_core:
+        imported = {name.split(".")[0] if name.startswith("core.") else name for name in imported}
+
+    assert sorted(imported) == sorted(ALLOWED[module.name].split())
+
+
+@EACH
+def test_a_library_is_known_only_at_its_seam(module: Module) -> None:
+    foreign = {found.module.split(".")[0] for found in module.imports if not found.ours} - sys.stdlib_module_names
+
+    assert foreign <= set(SEAMS)
+    assert [name for name in foreign if module.name not in SEAMS[name]] == []
+
+
+def test_every_seam_of_the_table_is_one() -> None:
+    known = {(found.module.split(".")[0], module.name) for module in MODULES.values() for found in module.imports}
+
+    assert {(library, name) for library, names in SEAMS.items() for name in names} <= known
+
+
+@EACH
+def test_slow_libraries_are_imported_where_they_are_used(module: Module) -> None:
+    eager = [f for f in module.imports if f.module.split(".")[0] in LAZY and not (f.lazy or f.typing_only)]
+
+    assert eager == []
+
+
+def test_the_command_line_imports_what_is_slow_inside_its_commands() -> None:
+    eager = {f.module for f in MODULES["cli"].imports if f.ours and not (f.lazy or f.typing_only)}
+
+    assert not eager & START_UP
+    assert eager == {"__init__", "core.model", "errors"}
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {name: {f.module for f in module.imports if f.ours} for name, module in MODULES.items()}
+
+    assert len(tuple(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+# -- what the core keeps out ---------------------------------------------------------------------
+
+
+@EACH_OF_THE_CORE
+def test_the_core_imports_only_pure_modules_of_the_standard_library(module: Module) -> None:
+    why = words(IMPURE)
+    foreign = [found.module for found in module.imports if not found.ours]
+    impure = [name for name in foreign if name not in PURE and name.split(".")[0] not in PURE]
+
+    assert {name: why.get(name, "not among the modules known to be pure") for name in impure} == {}
+
+
+def test_the_modules_known_to_be_pure_are_none_of_those_known_not_to_be() -> None:
+    assert not PURE & set(words(IMPURE))
+
+
+@EACH_OF_THE_CORE
+def test_the_core_calls_nothing_that_reaches_outside(module: Module) -> None:
+    called = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    methods = [(f.lineno, f.attr, words(IMPURE_METHODS).get(f.attr)) for f in called if isinstance(f, ast.Attribute)]
+    names = [(f.lineno, f.id, words(IMPURE_FUNCTIONS).get(f.id)) for f in called if isinstance(f, ast.Name)]
+
+    assert [(f"line {line}: {name}()", why) for line, name, why in (*methods, *names) if why] == []
+
+
+# -- who speaks with the world -------------------------------------------------------------------
+
+
+@EACH
+def test_the_environment_is_read_only_in_settings(module: Module) -> None:
+    readers = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv", "expandvars"}
+    found = [ast.unparse(n) for n in ast.walk(module.tree) if isinstance(n, ast.Attribute) and n.attr in readers]
+    found += [
+        alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "os.path")
+        for alias in node.names
+        if alias.name in readers
+    ]
+
+    assert found == [] or module.name == "settings"
+
+
+@EACH
+def test_only_the_command_line_prints_asks_and_exits(module: Module) -> None:
+    endings = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "os.abort", "SystemExit", "breakpoint"}
+    called = [ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    raised = [ast.unparse(node.exc) for node in ast.walk(module.tree) if isinstance(node, ast.Raise) and node.exc]
+
+    assert [name for name in (*called, *raised) if name in endings] == [] or module.name == "cli"
+
+
+# -- how it reads --------------------------------------------------------------------------------
+
+
+@EACH
+def test_every_module_says_first_what_it_is(module: Module) -> None:
+    assert ast.get_docstring(module.tree)
+
+
+def test_a_function_fits_a_screen_or_has_a_reason() -> None:
+    lengths = {
+        f"{module.name}.{function.name}": (function.end_lineno or 0) - function.lineno + 1
+        for module in MODULES.values()
+        for function in functions(module)
+    }
+
+    assert {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES and name not in LONG} == {}
+
+
+# -- start-up ------------------------------------------------------------------------------------
+
+SLOW = ("pydantic", "pydantic_settings", "httpx", "httpcore", "qdrant_client", "numpy", "grpc")
+LOADED = """
+import sys
+from docmind_backup.cli import main
+code = main(sys.argv[1:])
+print(*(name for name in sys.modules if name in {names!r}), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Those of SLOW that a process loads that runs this command line."""
+    command = [sys.executable, "-c", LOADED.format(names=SLOW), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_waits_for_no_library(argument: str) -> None:
+    assert loaded_by(argument) == set()
+
+
+def test_the_help_of_a_command_waits_only_for_what_typer_itself_loads() -> None:
+    assert loaded_by("create", "--help") == {"pydantic"}
+
+
+def test_what_asks_no_server_does_not_wait_for_the_libraries_that_would(tmp_path: Path) -> None:
+    (tmp_path / "data" / "backups").mkdir(parents=True)
+
+    assert loaded_by("list", "-C", str(tmp_path)) == {"pydantic", "pydantic_settings"}
