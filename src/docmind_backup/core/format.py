@@ -256,9 +256,9 @@ def record_digest(raw: bytes) -> str:
 
 
 def as_written(raw: bytes) -> bool:
-    """Whether a record's bytes are those `record_bytes` writes: no space, escape, key or byte order mark differs."""
+    """Whether a record's bytes are those `record_bytes` writes: no space, escape, order or byte order mark differs."""
     try:
-        text = json.dumps(json.loads(raw), indent=2, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
         return raw == (text + "\n").encode(errors="backslashreplace")
     except (ValueError, RecursionError):
         return False
