@@ -179,7 +179,7 @@ def test_folders_are_private_whatever_the_umask(tree: Path, tmp_path: Path) -> N
 names = st.binary(min_size=1, max_size=40).filter(lambda n: b"/" not in n and b"\0" not in n and n not in (b".", b".."))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, database=None)
 @given(st.dictionaries(names | st.just(b"n" * 255), st.binary(max_size=20), max_size=6), names, names)
 def test_any_name_comes_through(files: dict[bytes, bytes], folder: bytes, target: bytes) -> None:
     with tempfile.TemporaryDirectory() as place:

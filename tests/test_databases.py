@@ -343,12 +343,17 @@ def test_an_empty_wal_is_no_wal(folder: Path, tmp_path: Path) -> None:
     assert seen(folder) == before
 
 
-def test_a_wal_that_another_file_left_beside_a_rollback_database(folder: Path, tmp_path: Path) -> None:
-    """The engine would read it, whatever the header says; so the copy is what the application would see."""
+@pytest.mark.parametrize("shm", [True, False])
+def test_a_wal_beside_a_header_that_says_rollback(shm: bool, folder: Path, tmp_path: Path) -> None:
+    """The engine reads a WAL that is there, whatever the header says; the copy is what the application sees."""
     path = folder / "chat.db"
-    with writer(SQLITE_WRITER, path, "DELETE", "idle") as application:
-        application.close()
-    (folder / "chat.db-wal").write_bytes(bytes(4096))
+    with writer(SQLITE_WRITER, path, "WAL", "idle") as application:
+        application.kill()
+    with path.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\1\1")
+    if not shm:
+        (folder / "chat.db-shm").unlink()
     before = seen(folder)
 
     run = Run(path, tmp_path / "staging")

@@ -155,13 +155,10 @@ def test_one_flipped_bit_in_a_file_whose_name_is_not_utf8_is_found(verify: Verif
     assert (result.code, finding["kind"], fmt.read_path(finding)) == (4, "altered", odd)
 
 
-@pytest.mark.parametrize("share", [n / 16 for n in range(16)])
-@pytest.mark.parametrize("bit", [0, 5])
-def test_one_flipped_bit_in_the_record_is_found_wherever_it_is(
-    verify: Verify, backup: Path, share: float, bit: int
-) -> None:
+@pytest.mark.parametrize("nth", range(16))
+def test_one_flipped_bit_in_the_record_is_found_wherever_it_is(verify: Verify, backup: Path, nth: int) -> None:
     path = backup / "backup.json"
-    flip(path, int(path.stat().st_size * share), bit)
+    flip(path, path.stat().st_size * nth // 16, bit=nth % 8)
 
     result = verify()
 
@@ -198,7 +195,7 @@ def test_a_record_that_means_the_same_in_other_bytes_is_altered_all_the_same(ver
 
 
 @pytest.mark.parametrize("quick", [(), ("--quick",)], ids=["full", "quick"])
-@pytest.mark.parametrize("kind", ["upload", "collection snapshot", "cache", "log", "manifest", "inventory", "sums"])
+@pytest.mark.parametrize("kind", ["upload", "collection snapshot", "readme", "inventory"])
 class TestAFileThat:
     def test_was_cut_off_is_found(self, verify: Verify, backup: Path, kind: str, quick: tuple[str, ...]) -> None:
         path = one(backup, kind)

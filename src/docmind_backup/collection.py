@@ -21,6 +21,7 @@ from docmind_backup.core.model import (
     Stored,
 )
 from docmind_backup.core.planner import CollectionStep
+from docmind_backup.core.qdrant_rest import NotFoundError
 from docmind_backup.core.server import CollectionServer, Downloaded, ServerSnapshot
 from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
 from docmind_backup.ledger import Begun, Ledger, delete_ours
@@ -59,6 +60,8 @@ def capture_collection(
             got = _download(server, step, snapshot, staging, target, on_event)
         finally:
             _end(server, begun, ledger, notes)
+    except NotFoundError as error:
+        return Omission(Part.QDRANT, name, Reason.MISSING, f"it was there when the run began; {error}")
     except QdrantError as error:
         reason = Reason.REFUSED if isinstance(error, QdrantRefused) else Reason.UNREACHABLE
         return Omission(Part.QDRANT, name, reason, _with_hint(error))

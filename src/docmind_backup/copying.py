@@ -35,17 +35,6 @@ Version = tuple[int, int, int, int]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """What came of one source, beside the entries it emitted."""
-
-    omissions: tuple[Omission, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Sentences for people."""
-    points: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Of an embedded storage: collection to the rows in its copy."""
-
-
 class SourceError(Exception):
     """Something is wrong with the source; the destination's errors stay OSError."""
 
@@ -192,32 +181,43 @@ class Copier:
     def _pump(self, source: int, target: int, found: os.stat_result) -> str:
         """Copy exactly the size that was found, leaving holes out; Changed when there is less or more."""
         digest = hashlib.sha256()
-        done = 0
+        size, done = found.st_size, 0
         for start, end in _data(source, found):
             self._hash_hole(digest, start - done)
             self._copy_range(digest, source, target, start, end)
             done = end
-        if done < found.st_size:
-            os.ftruncate(target, found.st_size)
-            self._hash_hole(digest, found.st_size - done)
-        if self._read(source, 1, found.st_size):
+        if done < size:
+            os.ftruncate(target, size)
+            self._hash_hole(digest, size - done)
+        if self._fill(source, size, 1):
             raise Changed
         return digest.hexdigest()
 
     def _copy_range(self, digest: hashlib._Hash, source: int, target: int, start: int, end: int) -> None:
+        direct = end - start >= DIRECT_FROM and start % ALIGNMENT == 0 and _set_direct(target, on=True)
         while start < end:
-            count = self._read(source, end - start, start)
+            count = self._fill(source, start, min(end - start, BUFFER))
             if not count:
                 raise Changed
-            chunk = self._buffer[:count]
-            digest.update(chunk)
-            _write(target, chunk, start)
+            digest.update(self._buffer[:count])
+            whole = count - count % ALIGNMENT if direct else 0
+            whole = _write(target, self._buffer[:whole], start)
+            if whole < count:
+                direct = direct and not _set_direct(target, on=False)
+                _write(target, self._buffer[whole:count], start + whole)
             self.on_bytes(count)
             start += count
 
-    def _read(self, source: int, most: int, offset: int) -> int:
+    def _fill(self, source: int, offset: int, most: int) -> int:
+        """Read until the buffer holds `most` bytes or the file ends."""
+        count = 0
         with reading():
-            return os.preadv(source, [self._buffer[:most]], offset)
+            while count < most:
+                got = os.preadv(source, [self._buffer[count:most]], offset + count)
+                if not got:
+                    break
+                count += got
+        return count
 
     def _hash_hole(self, digest: hashlib._Hash, size: int) -> None:
         while size > 0:
@@ -284,80 +284,3 @@ def _finished(target: int, found: os.stat_result, size: int, sha256: str) -> Cop
     return Copied(found, size, sha256, Stored(kept.st_ino, kept.st_mtime_ns))
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a lock of another process."""
-
-    seconds: float
-    on_bytes: Callable[[int], None]
-    """Called with 0 meanwhile, so that what it raises gets out."""
-
-    def tries(self) -> Iterator[None]:
-        """One turn at once, and others until the time is over."""
-        deadline = time.monotonic() + self.seconds
-        yield
-        while time.monotonic() < deadline:
-            self.on_bytes(0)
-            time.sleep(POLL_S)
-            yield
-
-    def over(self) -> SourceError:
-        return SourceError(Reason.BUSY, f"another process has it locked (waited {self.seconds:g} s)")
-
-
-@dataclass(frozen=True, slots=True)
-class Staging:
-    """Where captured things go, and who is told."""
-
-    root: Path
-    emit: Callable[[Entry], None]
-    copier: Copier
-    patience: Patience
-
-    def place(self, stored: PurePosixPath) -> Path:
-        """The path of `stored` below the root; its parent folders exist (0700)."""
-        for parent in reversed(stored.parents[:-1]):
-            (self.root / parent).mkdir(mode=0o700, exist_ok=True)
-        return self.root / stored
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """A database's sidecar: `chat.db` and `-wal` give `chat.db-wal`."""
-    return path.with_name(path.name + suffix)
-
-
-def versions(main: Path, suffixes: Sequence[str]) -> dict[str, Version | None]:
-    """Of a database file (suffix ``) and its sidecars."""
-    return {suffix: version_at(beside(main, suffix)) for suffix in ("", *suffixes)}
-
-
-def copy_together(
-    copier: Copier, main: Path, target: Path, before: Mapping[str, Version | None], keep: Sequence[str]
-) -> dict[str, Copied]:
-    """Those of the suffixes in `keep` that exist, beside `target`, as they were at one moment.
-
-    Raises Changed (nothing is left) unless everything in `before` is still so afterwards.
-    """
-    try:
-        copies = {s: copier.once(None, beside(main, s), None, beside(target, s)) for s in keep if before[s]}
-        if versions(main, [suffix for suffix in before if suffix]) != before:
-            raise Changed
-    except SourceError:
-        discard(target, keep)
-        raise
-    return copies
-
-
-def discard(target: Path, suffixes: Sequence[str]) -> None:
-    for suffix in ("", *suffixes):
-        beside(target, suffix).unlink(missing_ok=True)
-
-
-def printable(text: str) -> str:
-    """Bytes that are not UTF-8 made visible, for people and JSON."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def omission(source: Source, miss: SourceError, below: str = "", *, rebuildable: bool = False) -> Omission:
-    name = f"{source.name}/{below}" if below else source.name
-    return Omission(source.part, printable(name), miss.reason, printable(miss.detail), rebuildable)

@@ -76,10 +76,10 @@ def size(count: int) -> str:
 
 
 def age(moment: datetime, now: datetime) -> str:
-    """`now`, `5 min`, `3 h`, `12 d`, `4 mo`, `2 y`; `in the future` for a clock that jumped."""
+    """`now`, `5 min`, `3 h`, `12 d`, `4 mo`, `2 y`; `future` for a clock that jumped."""
     seconds = (now - moment).total_seconds()
     if seconds < -1:
-        return "in the future"
+        return "future"
     for limit, unit, seconds_each in (
         (60, "", 1),
         (3600, "min", 60),
@@ -125,11 +125,12 @@ def state(record: Record) -> str:
 
 
 def points(record: Record) -> str:
+    """All collections together; `~` where the count moved during the run: `show` has the range of each."""
     if not record.qdrant:
         return "-"
     low = sum(c.points_min for c in record.qdrant.collections)
     high = sum(c.points_max for c in record.qdrant.collections)
-    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+    return f"{low:,}" if low == high else f"~{high:,}"
 
 
 def verified(backup: Backup, now: datetime) -> str:
@@ -159,6 +160,10 @@ class Face:
     def answer(self, text: str) -> None:
         """One line of the answer, never wrapped or marked up."""
         self.out.print(Text(printable(text)), soft_wrap=True)
+
+    def remark(self, text: str) -> None:
+        """A sentence of the answer: wrapped between words on a terminal, one line elsewhere."""
+        self.out.print(Text(printable(text)), soft_wrap=not self.out.is_terminal)
 
     def say(self, text: str, style: str = "") -> None:
         """Something said on the way; not with --quiet."""
@@ -365,7 +370,7 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
         face.table(_backups(face, shown, now))
     others = [item for item in items if not isinstance(item, Backup)]
     for item in others:
-        face.answer(_other(item, now))
+        face.remark(_other(item, now))
     if len(shown) < len(backups):
         face.say(f"{len(backups) - len(shown):,} older ones are not shown: --all")
     if not items:

@@ -295,7 +295,8 @@ def _collection_findings(
     if Part.QDRANT not in parts or qdrant is None:
         return
     if qdrant.error:
-        yield Omission(Part.QDRANT, qdrant.url, qdrant.reason or Reason.UNREACHABLE, qdrant.error)
+        detail = f"{qdrant.error}; {qdrant.hint}" if qdrant.hint else qdrant.error
+        yield Omission(Part.QDRANT, qdrant.url, qdrant.reason or Reason.UNREACHABLE, detail)
         return
     named = {state.role or state.name: state for state in qdrant.collections}
     for key, state in named.items():

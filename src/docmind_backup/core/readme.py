@@ -45,22 +45,23 @@ def _restore(record: Record) -> Iterator[str]:
     yield "   old sidecar beside a restored database: it would be replayed into it."
     yield "3. Copy back, each to where it was:"
     for source in record.sources:
-        yield f"   - `{source.stored}` -> `{source.origin}`"
+        if source.part is not Part.ENV:
+            yield f"   - `{source.stored}` -> `{source.origin}`"
     if any(source.kind is Kind.DUCKDB for source in record.sources):
         yield "   A DuckDB file and its `.wal` belong together: copy both or neither."
     yield "4. Files here are 0400 and folders 0700. `inventory.jsonl` has each one's `mode` and `mtime_ns`; a v1"
     yield "   environment needs the exact times (`touch -d @SECONDS.NANOSECONDS`)."
     if Part.ENV in record.included:
         yield "5. Merge `.env` by hand, line by line; it holds secrets."
-    yield from _collections(record)
+    yield from _collections(record, number=6 if Part.ENV in record.included else 5)
     yield ""
 
 
-def _collections(record: Record) -> Iterator[str]:
+def _collections(record: Record, *, number: int) -> Iterator[str]:
     qdrant = record.qdrant
     if qdrant is None or qdrant.embedded or not qdrant.collections:
         return
-    yield f"6. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not exist:"
+    yield f"{number}. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not exist:"
     for taken in qdrant.collections:
         url = f"{qdrant.url}/collections/{taken.name}/snapshots/upload"
         yield ""
