@@ -273,7 +273,7 @@ def test_killed_after_the_server_made_the_snapshot_and_before_it_said_so(
 def test_killed_at_a_random_moment(seed: int, before: Before, cli: Cli, env: DocMindV2) -> None:
     by_chance = random.Random(seed)
     big = env.project / "data" / "uploads" / "big.pdf"
-    big.write_bytes(by_chance.randbytes(2**20) * 48)
+    big.write_bytes(by_chance.randbytes(2**20) * 24)
     os.utime(big, ns=(10**18, 10**18))
     held = snapshot_of_sources(env)
 

@@ -20,11 +20,10 @@ import duckdb
 import pytest
 
 from docmind_backup.capture import Captured, capture
-from docmind_backup.copying import Patience
 from docmind_backup.core.model import Entry, FileEntry, Kind, Part, Reason, Source
 from docmind_backup.databases import count_rows
 from docmind_backup.errors import Interrupted
-from docmind_backup.readlock import SQLITE, ReadLock
+from docmind_backup.readlock import SQLITE, Patience, ReadLock
 
 STORED = PurePosixPath("data/chat.db")
 READY = "ready"

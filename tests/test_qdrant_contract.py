@@ -1,4 +1,4 @@
-"""What core/server.py promises, asked of the stand-in and of a real Qdrant alike."""
+"""What core/server.py promises, asked of the fake, the stand-in and a real Qdrant alike."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from tests.fakes import FakeServer
 from tests.standin import StandIn
 
 from docmind_backup import snapshot_tar
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import QdrantError
+from docmind_backup.ledger import Begun, Ledger, clean_up
 from docmind_backup.qdrant import connect
 
 REAL_URL = os.environ.get("DOCMIND_TEST_QDRANT_URL", "")
@@ -65,6 +67,22 @@ class Qdrant:
         self.put(_path(name), {}, method="DELETE")
 
 
+class InMemory(Qdrant):
+    """The fake: filled without a wire."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        super().__init__(fake.url, "", fake)
+        self._fake = fake
+
+    def collection(self, name: str = "", points: int = 5) -> str:
+        name = f"{name or 'contract'} {uuid4().hex[:12]}"
+        self._fake.add(name, points, metadata=METADATA)
+        return name
+
+    def alias(self, alias: str, name: str) -> None:
+        self._fake.alias_names[alias] = name
+
+
 def _path(name: str) -> str:
     return f"/collections/{quote(name, safe='')}"
 
@@ -74,9 +92,11 @@ def _point(number: int) -> dict[str, Any]:
     return {"id": number, "vector": vector, "payload": {"doc_id": f"d{number}"}}
 
 
-@pytest.fixture(params=["standin", "real"])
+@pytest.fixture(params=["fake", "standin", "real"])
 def qdrant(request: pytest.FixtureRequest) -> Iterator[Qdrant]:
-    if request.param == "standin":
+    if request.param == "fake":
+        yield InMemory(FakeServer())
+    elif request.param == "standin":
         with StandIn(api_key="contract-key") as standin:
             yield from _connected(standin.url, "contract-key")
     elif REAL_URL:
@@ -195,3 +215,26 @@ def test_a_file_in_the_way_is_not_overwritten(qdrant: Qdrant, tmp_path: Path) ->
     with pytest.raises(FileExistsError):
         qdrant.server.download(name, made.name, tmp_path / "a", nothing)
     assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+# -- what is ours on it --------------------------------------------------------------------------
+
+
+def test_what_a_dead_run_wrote_down_is_deleted(qdrant: Qdrant, tmp_path: Path) -> None:
+    server, name, ledger = qdrant.server, qdrant.collection("ünï left"), Ledger(tmp_path)
+    begun = Begun("20260718_052755_0123456789ab", server.url, name, server.now().isoformat(), ())
+    ledger.write(begun.answered(server.create_snapshot(name)))
+
+    assert clean_up(ledger, server) == ()
+    assert server.snapshots(name) == ()
+    assert ledger.pending() == ()
+
+
+def test_what_only_might_be_a_dead_runs_is_named_and_left(qdrant: Qdrant, tmp_path: Path) -> None:
+    server, name, ledger = qdrant.server, qdrant.collection(), Ledger(tmp_path)
+    ledger.write(Begun("20260718_052755_0123456789ab", server.url, name, server.now().isoformat(), ()))
+    made = server.create_snapshot(name)
+
+    (candidate,) = clean_up(ledger, server)
+    assert (candidate.collection, candidate.snapshot) == (name, made)
+    assert server.snapshots(name) == (made,)

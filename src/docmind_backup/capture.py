@@ -10,22 +10,12 @@ from enum import Enum, auto
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from docmind_backup.copying import (
-    ATTEMPTS,
-    Captured,
-    Copier,
-    Patience,
-    Replaced,
-    SourceError,
-    Staging,
-    omission,
-    open_source,
-    printable,
-    reading,
-)
+from docmind_backup.copying import ATTEMPTS, Copier, Replaced, SourceError, open_source, reading
 from docmind_backup.core.model import DirEntry, Entry, Kind, LinkEntry, Omission, Reason, Source
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
+from docmind_backup.readlock import Patience
+from docmind_backup.staging import Captured, Staging, omission, printable
 
 __all__ = ["Captured", "capture"]
 

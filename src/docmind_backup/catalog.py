@@ -71,6 +71,9 @@ class Catalog:
         wanted = text.removeprefix("incomplete-").removeprefix("backup_")
         named = {m["id"]: path for path in self._entries() if (m := NAME.match(path.name))}
         close = [i for i in sorted(named) if i.startswith(wanted)] if wanted else []
+        if wanted and not close:  # a renamed folder: the id that counts is the record's
+            named = {b.id: b.directory for b in self.backups()}
+            close = [i for i in sorted(named) if i.startswith(wanted)]
         if wanted in named or len(close) == 1:
             return named[wanted if wanted in named else close[0]]
         if close:

@@ -13,28 +13,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from docmind_backup import readlock
-from docmind_backup.copying import (
-    POLL_S,
-    Captured,
-    Changed,
-    Copied,
-    Patience,
-    SourceError,
-    Staging,
-    Version,
-    beside,
-    copy_together,
-    discard,
-    omission,
-    printable,
-    reading,
-    thrice,
-    version,
-    version_at,
-    versions,
-)
+from docmind_backup.copying import Changed, Copied, SourceError, Version, reading, thrice, version, version_at
 from docmind_backup.core.model import Part, Reason, Source
-from docmind_backup.readlock import ReadLock
+from docmind_backup.readlock import POLL_S, Patience, ReadLock
+from docmind_backup.staging import Captured, Staging, beside, copy_together, discard, omission, printable, versions
 
 WAL, SHM, JOURNAL = "-wal", "-shm", "-journal"
 SQLITE_SIDECARS = (WAL, JOURNAL)

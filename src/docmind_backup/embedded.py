@@ -14,20 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from docmind_backup.copying import (
-    ATTEMPTS,
-    Captured,
-    Replaced,
-    SourceError,
-    Staging,
-    omission,
-    open_source,
-    printable,
-    reading,
-    version_at,
-)
+from docmind_backup.copying import ATTEMPTS, Replaced, SourceError, open_source, reading, version_at
 from docmind_backup.core.model import CollectionState, DirEntry, Entry, Kind, Omission, Reason, Source
 from docmind_backup.databases import capture_sqlite, count_rows, count_still_rows
+from docmind_backup.staging import Captured, Staging, omission, printable
 
 META, LOCK, COLLECTIONS = "meta.json", ".lock", "collection"
 STORE, OLD_STORE = "storage.sqlite", "storage.dbm"

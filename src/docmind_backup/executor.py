@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from docmind_backup import durable
+from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
 from docmind_backup.catalog import STATE, Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
@@ -184,8 +184,9 @@ def _capture_files(
     stores: dict[str, FileEntry] = {}
 
     def emit_and_keep(entry: Entry) -> None:
-        if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry):
-            stores[PurePosixPath(entry.path).parent.name] = entry
+        path = PurePosixPath(entry.path)
+        if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry) and path.name == embedded.STORE:
+            stores[path.parent.name] = entry
         emit(entry)
 
     captured = capture(

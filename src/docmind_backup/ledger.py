@@ -95,14 +95,16 @@ class Ledger:
                 data["before"] = tuple((str(name), str(checksum)) for name, checksum in data["before"])
                 datetime.fromisoformat(data["asked_at"])
                 yield Begun(**data)
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
                 continue
 
 
-def delete_ours(server: CollectionServer, begun: Begun) -> None:
-    """Delete the snapshot the server made for us, if it still is that one. Raises QdrantError."""
-    if any(begun.is_ours(listed) for listed in server.snapshots(begun.collection)):
+def delete_ours(server: CollectionServer, begun: Begun) -> bool:
+    """Delete the snapshot the server made for us; False when it no longer is that one. Raises QdrantError."""
+    there = any(begun.is_ours(listed) for listed in server.snapshots(begun.collection))
+    if there:
         server.delete_snapshot(begun.collection, begun.name)
+    return there
 
 
 def clean_up(ledger: Ledger, server: CollectionServer) -> tuple[Candidate, ...]:

@@ -406,6 +406,7 @@ def _target_qdrant(job: Job, names: Sequence[str]) -> TargetQdrant | None:
             tuple(s for s in states if s.exists),
             server.aliases(),
             server.peers(),
+            names=server.names(),
         )
     except QdrantError as error:
         return TargetQdrant(server.url, error=str(error))

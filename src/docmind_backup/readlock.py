@@ -8,16 +8,42 @@ import os
 import stat
 import struct
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from docmind_backup.copying import Patience, Replaced, open_source, reading
+from docmind_backup.copying import Replaced, SourceError, open_source, reading
+from docmind_backup.core.model import Reason
 
+POLL_S = 0.01
 Range = tuple[int, int]
 """First byte and length; length 0: to the end."""
 DUCKDB: tuple[Range, ...] = ((0, 0),)
 SQLITE: tuple[Range, ...] = ((0x4000_0000, 1), (0x4000_0002, 510))
 """PENDING and SHARED, in the order in which SQLite's own readers take them (https://www.sqlite.org/lockingv3.html)."""
 _OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a lock of another process."""
+
+    seconds: float
+    on_bytes: Callable[[int], None]
+    """Called with 0 meanwhile, so that what it raises gets out."""
+
+    def tries(self) -> Iterator[None]:
+        """One turn at once, and others until the time is over."""
+        deadline = time.monotonic() + self.seconds
+        yield
+        while time.monotonic() < deadline:
+            self.on_bytes(0)
+            time.sleep(POLL_S)
+            yield
+
+    def over(self) -> SourceError:
+        return SourceError(Reason.BUSY, f"another process has it locked (waited {self.seconds:g} s)")
 
 
 class ReadLock:

@@ -15,6 +15,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -535,6 +536,16 @@ def _retention(own: OwnSettings, given: Mapping[str, Any]) -> RetentionPolicy:
     if policy.empty():
         raise UsageError("nothing left to keep by: every --keep-* is 0", hint="for example --keep-last 7")
     return policy
+
+
+@contextmanager
+def no_variables() -> Iterator[None]:
+    """For the length of the block no variable of the shell says where anything is: the demo must not touch it."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper().startswith("DOCMIND_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def local_zone_name() -> str:

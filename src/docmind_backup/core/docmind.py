@@ -51,12 +51,15 @@ def index_snapshot_problems(
         listed = {str(line["path"]): (int(line["size_bytes"]), str(line["sha256"])) for line in lines}
         version = str(meta_data.get("schema_version", ""))
         expected = str(stated.get("manifest_sha256", ""))
+        stated_version = str(stated.get("schema_version", version))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ("its manifest cannot be read",)
     problems = [f"{path} is missing" for path in sorted(listed.keys() - files.keys())]
     problems += [f"{path} is not in its manifest" for path in sorted(files.keys() - listed.keys())]
     problems += [f"{p} is not what its manifest says" for p in sorted(listed) if files.get(p, listed[p]) != listed[p]]
-    if version.startswith("2") and expected != _manifest_sha256(lines, meta_data):
+    if stated_version != version:
+        problems.append("manifest.checksum is of another schema than manifest.meta.json")
+    elif version.startswith("2") and expected != _manifest_sha256(lines, meta_data):
         problems.append("manifest.checksum does not match")
     return tuple(problems)
 
@@ -184,7 +187,11 @@ def ineligibility(
         (f"uploads or artifacts hold links: {', '.join(links[:3])}", bool(links)),
         ("there is no active index snapshot", active is None),
         ("there is no deployment id", not record.scope.deployment_id),
-        ("the collections are not exactly those of the active index snapshot", captured.keys() != roles),
+        (
+            "the collections are not exactly those of the active index snapshot",
+            captured.keys() != roles
+            or (active is not None and {r: c.name for r, c in captured.items()} != dict(active.collections)),
+        ),
         (
             "uploads changed since DocMind indexed them last",
             active is not None and active.corpus_hash != corpus,

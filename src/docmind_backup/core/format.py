@@ -156,7 +156,7 @@ def read_entry(line: bytes) -> Entry:
                     size=_count(data["size"]),
                     sha256=_digest(data["sha256"]),
                     mtime_ns=int(data["mtime_ns"]),
-                    mode=int(data["mode"], 8),
+                    mode=_mode(data["mode"]),
                     origin=_read_origin(data.get("origin")),
                     stored=Stored(*map(int, data["stored"])) if "stored" in data else None,
                     **owner,
@@ -164,10 +164,10 @@ def read_entry(line: bytes) -> Entry:
             case "link":
                 return LinkEntry(path, read_path(data, "target"), int(data.get("mtime_ns", 0)), **owner)
             case "directory":
-                return DirEntry(path, int(data["mtime_ns"]), int(data["mode"], 8), **owner)
+                return DirEntry(path, int(data["mtime_ns"]), _mode(data["mode"]), **owner)
             case unknown:
                 raise ValueError(f"unknown type {unknown!r}")
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise ValueError(f"not an inventory line: {type(error).__name__} {error}") from error
 
 
@@ -192,6 +192,12 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"not a size: {value!r}")
     return value
+
+
+def _mode(value: Any) -> int:
+    if not isinstance(value, str) or not 0 <= int(value, 8) <= 0o7777:
+        raise ValueError(f"not permission bits: {value!r}")
+    return int(value, 8)
 
 
 def _digest(value: Any) -> str:

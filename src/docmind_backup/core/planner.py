@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from docmind_backup.core.environment import Choices, Environment
@@ -222,13 +222,14 @@ def _steps(seen: Sequence[Seen], states: Sequence[CollectionState], good: Sequen
                 yield CollectionStep(state, PurePosixPath("qdrant", folder_name(state.name)), _guess(state, good))
 
 
-_PLAIN = re.compile(r"[^/\0-\x1f]{1,200}\Z")
+_PLAIN = re.compile(r"[^/%\0-\x1f\ud800-\udfff]{1,200}\Z")
 
 
 def folder_name(collection: str) -> str:
     """A folder for a collection: its own name where that is a plain file name, else a percent-escaped one.
 
     Names come from the server: `..`, control characters and more than 200 bytes are possible (qdrant.md 0.10).
+    Different names get different folders: only escaped ones hold a `%`, only shortened ones `%%`.
     """
     raw = collection.encode(errors="surrogatepass")
     if _PLAIN.match(collection) and collection not in (".", "..") and len(raw) <= 200:
@@ -236,7 +237,7 @@ def folder_name(collection: str) -> str:
     escaped = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02x}" for b in raw)
     if len(escaped) <= 200:
         return escaped
-    return f"{escaped[:120]}-{hashlib.sha256(raw).hexdigest()[:16]}"
+    return f"{escaped[:120]}%%{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def _guess(state: CollectionState, good: Sequence[Record]) -> int:
@@ -388,8 +389,3 @@ def _metadata_notes(inventory: Inventory) -> Iterator[str]:
         expected = active.collection_metadata.get(state.role)
         if state.exists and expected is not None and state.metadata != expected:
             yield f"collection {state.name}: its metadata is not the active index snapshot's; DocMind refuses it"
-
-
-def is_inside(inner: Path, outer: Path) -> bool:
-    """`inner` is `outer` or lies below it; both absolute and resolved."""
-    return inner == outer or inner.is_relative_to(outer)

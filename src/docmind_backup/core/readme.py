@@ -61,7 +61,8 @@ def _collections(record: Record, *, number: int) -> Iterator[str]:
     qdrant = record.qdrant
     if qdrant is None or qdrant.embedded or not qdrant.collections:
         return
-    yield f"{number}. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not exist:"
+    yield f"{number}. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not"
+    yield "   exist:"
     for taken in qdrant.collections:
         url = f"{qdrant.url}/collections/{taken.name}/snapshots/upload"
         yield ""

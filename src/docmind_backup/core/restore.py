@@ -113,6 +113,8 @@ class TargetQdrant:
     """alias -> collection."""
     peers: int = 1
     error: str = ""
+    names: tuple[str, ...] = ()
+    """All collections there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,8 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
         aliased = (target.aliases or {}).get(taken.name)
         if aliased:
             yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
+        for alias in sorted(set(taken.state.aliases) & set(target.names)):
+            yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
         if taken.state.sharding == "custom":
             yield f"{taken.name} has custom sharding: an upload answers 200 and brings no points"
 

@@ -1,0 +1,80 @@
+"""What the captures share: where things go, files that belong together, and how trouble is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from docmind_backup.copying import Changed, Copied, Copier, SourceError, Version, version_at
+from docmind_backup.core.model import Entry, Omission, Source
+from docmind_backup.readlock import Patience
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What came of one source, beside the entries it emitted."""
+
+    omissions: tuple[Omission, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences for people."""
+    points: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of an embedded storage: collection to the rows in its copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Where captured things go, and who is told."""
+
+    root: Path
+    emit: Callable[[Entry], None]
+    copier: Copier
+    patience: Patience
+
+    def place(self, stored: PurePosixPath) -> Path:
+        """The path of `stored` below the root; its parent folders exist (0700)."""
+        for parent in reversed(stored.parents[:-1]):
+            (self.root / parent).mkdir(mode=0o700, exist_ok=True)
+        return self.root / stored
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A database's sidecar: `chat.db` and `-wal` give `chat.db-wal`."""
+    return path.with_name(path.name + suffix)
+
+
+def versions(main: Path, suffixes: Sequence[str]) -> dict[str, Version | None]:
+    """Of a database file (suffix ``) and its sidecars."""
+    return {suffix: version_at(beside(main, suffix)) for suffix in ("", *suffixes)}
+
+
+def copy_together(
+    copier: Copier, main: Path, target: Path, before: Mapping[str, Version | None], keep: Sequence[str]
+) -> dict[str, Copied]:
+    """Those of the suffixes in `keep` that exist, beside `target`, as they were at one moment.
+
+    Raises Changed (nothing is left) unless everything in `before` is still so afterwards.
+    """
+    try:
+        copies = {s: copier.once(None, beside(main, s), None, beside(target, s)) for s in keep if before[s]}
+        if versions(main, [suffix for suffix in before if suffix]) != before:
+            raise Changed
+    except SourceError:
+        discard(target, keep)
+        raise
+    return copies
+
+
+def discard(target: Path, suffixes: Sequence[str]) -> None:
+    for suffix in ("", *suffixes):
+        beside(target, suffix).unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """Bytes that are not UTF-8 made visible, for people and JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def omission(source: Source, miss: SourceError, below: str = "", *, rebuildable: bool = False) -> Omission:
+    name = f"{source.name}/{below}" if below else source.name
+    return Omission(source.part, printable(name), miss.reason, printable(miss.detail), rebuildable)

@@ -1,0 +1,438 @@
+"""What was begun on a server is remembered, and only what provably is ours is ever deleted there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.fakes import FakeServer
+from tests.standin import StandIn
+
+from docmind_backup.collection import Taken, capture_collection
+from docmind_backup.core.model import Advanced, Event, Omission, Reason, ignore
+from docmind_backup.core.planner import CollectionStep
+from docmind_backup.core.server import CollectionServer, ServerSnapshot
+from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
+from docmind_backup.ledger import LATE, Begun, Ledger, clean_up, delete_ours
+from docmind_backup.qdrant import connect
+
+NOW = datetime(2026, 7, 18, 5, 27, 55, tzinfo=UTC)
+ASKED = "2026-07-18T05:27:55+00:00"
+URL = "http://fake:6333"
+
+
+def begun(collection: str = "docs", name: str = "", *, checksum: str = "", size: int = 0, **fields: object) -> Begun:
+    made = Begun("20260718_052755_0123456789ab", URL, collection, ASKED, (), name, checksum, size)
+    return replace(made, **fields)
+
+
+def answered(server: FakeServer, collection: str = "docs", name: str = "ours.snapshot", data: bytes = b"ours") -> Begun:
+    """The note of a run that made this snapshot and died; the snapshot is there."""
+    server.put(collection, name, data)
+    (made,) = (s for s in server.snapshots(collection) if s.name == name)
+    return begun(collection).answered(made)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "servers")
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    fake = FakeServer(URL, now=NOW)
+    fake.add("docs", 25)
+    return fake
+
+
+def names(server: CollectionServer, collection: str = "docs") -> list[str]:
+    return [snapshot.name for snapshot in server.snapshots(collection)]
+
+
+# -- notes ---------------------------------------------------------------------------------------
+
+
+def test_what_is_written_down_is_read_back_until_it_is_forgotten(ledger: Ledger) -> None:
+    note = begun("ünï ' col", "ours.snapshot", checksum="ab" * 32, size=7, before=(("theirs.snapshot", "cd" * 32),))
+
+    assert ledger.pending() == ()
+    ledger.write(note)
+    assert ledger.pending() == (note,)
+    ledger.forget(note)
+    ledger.forget(note)
+    assert ledger.pending() == ()
+
+
+def test_the_answer_takes_the_place_of_the_intent(ledger: Ledger) -> None:
+    ledger.write(begun())
+    ledger.write(begun(name="ours.snapshot"))
+
+    assert [note.name for note in ledger.pending()] == ["ours.snapshot"]
+
+
+@pytest.mark.parametrize("names", [("a" * 255, "a" * 254 + "b"), ("ü" * 100, "ü" * 99 + "u"), ("a/b", "a b")])
+def test_two_collections_have_two_notes_however_alike_their_names(ledger: Ledger, names: tuple[str, str]) -> None:
+    for name in names:
+        ledger.write(begun(name))
+
+    assert {note.collection for note in ledger.pending()} == set(names)
+
+
+def test_notes_are_for_nobody_else(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.write(begun())
+
+    folder = tmp_path / "servers"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o600]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\0",
+        b"[]",
+        b"null",
+        b'{"before": []}',
+        b'{"before": [["one"]]}',
+        b"[" * 100_000,
+        json.dumps({"more": 1, "before": [], "asked_at": ASKED}).encode(),
+        json.dumps(
+            {"backup_id": "i", "url": URL, "collection": "docs", "asked_at": "yesterday", "before": []}
+        ).encode(),
+        json.dumps({"backup_id": "i", "url": URL, "collection": "docs", "asked_at": 7, "before": []}).encode(),
+    ],
+)
+def test_a_note_that_cannot_be_read_hides_no_other_and_stops_nothing(
+    content: bytes, ledger: Ledger, tmp_path: Path, server: FakeServer
+) -> None:
+    ledger.write(begun())
+    (tmp_path / "servers" / "0.json").write_bytes(content)
+
+    assert ledger.pending() == (begun(),)
+    assert clean_up(ledger, server) == ()
+
+
+# -- ours or not ---------------------------------------------------------------------------------
+
+MADE = ServerSnapshot("docs-1.snapshot", 100, "ab" * 32, "2026-07-18T05:27:55")
+
+
+@pytest.mark.parametrize(
+    ("listed", "ours"),
+    [
+        (MADE, True),
+        (replace(MADE, created="2026-07-18T06:00:00"), True),
+        (replace(MADE, checksum="cd" * 32), False),
+        (replace(MADE, checksum=""), False),
+        (replace(MADE, size=101), False),
+        (replace(MADE, name="docs-2.snapshot"), False),
+    ],
+)
+def test_ours_is_what_the_server_made_for_us_to_the_last_bit(listed: ServerSnapshot, ours: bool) -> None:
+    assert begun().answered(MADE).is_ours(listed) is ours
+
+
+@pytest.mark.parametrize(
+    ("created", "might"),
+    [
+        ("2026-07-18T05:27:54", False),
+        ("2026-07-18T05:27:55", True),
+        ("2026-07-18T05:27:55.123", True),
+        ("2026-07-18T05:27:56", True),
+        ("2026-07-18T09:00:00", True),
+        ("2026-07-19T05:27:55", True),
+        ("2026-07-19T05:27:56", False),
+        ("", True),
+        ("not a time", True),
+    ],
+)
+def test_unanswered_what_appeared_within_a_day_might_be_ours(created: str, might: bool) -> None:
+    assert begun().might_be_ours(replace(MADE, created=created)) is might
+
+
+def test_unanswered_what_was_there_before_is_not_ours_and_what_replaced_it_might_be() -> None:
+    note = begun(before=((MADE.name, MADE.checksum),))
+
+    assert not note.might_be_ours(MADE)
+    assert note.might_be_ours(replace(MADE, checksum="cd" * 32))
+
+
+# -- cleaning up ---------------------------------------------------------------------------------
+
+
+def test_a_snapshot_whose_name_was_written_down_is_deleted_and_forgotten(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(answered(server))
+    server.put("docs", "theirs.snapshot", b"theirs")
+
+    assert clean_up(ledger, server) == ()
+
+    assert names(server) == ["theirs.snapshot"]
+    assert ledger.pending() == ()
+
+
+def test_what_took_the_place_of_ours_is_left_and_nothing_remembered(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(answered(server))
+    server.put("docs", "ours.snapshot", b"theirs")
+
+    assert clean_up(ledger, server) == ()
+
+    assert names(server) == ["ours.snapshot"]
+    assert ledger.pending() == ()
+
+
+def test_what_somebody_else_deleted_already_is_forgotten(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(begun(name="gone.snapshot"))
+    ledger.write(begun("no such collection", name="gone.snapshot"))
+
+    assert clean_up(ledger, server) == ()
+    assert ledger.pending() == ()
+    assert not [call for call in server.calls if call[0] == "delete_snapshot"]
+
+
+def test_another_servers_notes_wait_for_that_server(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(replace(answered(server), url="http://another:6333"))
+
+    assert clean_up(ledger, server) == ()
+
+    assert names(server) == ["ours.snapshot"]
+    assert len(ledger.pending()) == 1
+
+
+def test_what_only_might_be_ours_is_named_left_and_named_again(ledger: Ledger, server: FakeServer) -> None:
+    server.put("docs", "older.snapshot", b"1", at="2026-07-18T05:00:00")
+    ledger.write(begun())
+    server.put("docs", "since.snapshot", b"2", at="2026-07-18T05:28:00")
+
+    for _ in range(2):
+        (candidate,) = clean_up(ledger, server)
+        assert (candidate.collection, candidate.snapshot.name) == ("docs", "since.snapshot")
+        assert candidate.command == f"curl -X DELETE '{URL}/collections/docs/snapshots/since.snapshot'"
+    assert names(server) == ["older.snapshot", "since.snapshot"]
+
+
+@pytest.mark.parametrize(("waited", "remembered"), [(LATE, True), (LATE + timedelta(seconds=1), False)])
+def test_a_call_that_brought_forth_nothing_for_a_day_is_forgotten(
+    waited: timedelta, remembered: bool, ledger: Ledger, server: FakeServer
+) -> None:
+    ledger.write(begun())
+    server.clock = lambda: NOW + waited
+
+    assert clean_up(ledger, server) == ()
+    assert bool(ledger.pending()) is remembered
+
+
+def test_what_the_server_refuses_now_is_tried_again_and_holds_up_nothing_else(
+    ledger: Ledger, server: FakeServer
+) -> None:
+    for name in ("a", "b", "c"):
+        server.add(name)
+        ledger.write(answered(server, name))
+    ledger.write(begun("docs"))
+    server.put("docs", "since.snapshot", b"2")
+    server.fail(QdrantRefused("the API key is read-only"), "delete_snapshot", "b")
+
+    candidates = clean_up(ledger, server)
+
+    assert [names(server, name) for name in ("a", "b", "c")] == [[], ["ours.snapshot"], []]
+    assert [candidate.snapshot.name for candidate in candidates] == ["since.snapshot"]
+    assert {note.collection for note in ledger.pending()} == {"b", "docs"}
+
+
+def test_a_server_that_fell_silent_is_not_asked_for_every_note(ledger: Ledger, server: FakeServer) -> None:
+    for name in ("a", "b", "c"):
+        server.add(name)
+        ledger.write(answered(server, name))
+    server.calls.clear()
+    server.fail(QdrantUnreachable("nothing answers"), "snapshots")
+
+    with pytest.raises(QdrantUnreachable):
+        clean_up(ledger, server)
+
+    assert len(server.calls) == 1
+    assert len(ledger.pending()) == 3
+
+
+@given(
+    listed=st.lists(
+        st.builds(
+            ServerSnapshot,
+            name=st.sampled_from(["a.snapshot", "b.snapshot"]),
+            size=st.integers(0, 2),
+            checksum=st.sampled_from(["", "ab", "cd"]),
+        ),
+        max_size=4,
+        unique_by=lambda snapshot: snapshot.name,
+    ),
+    made=st.builds(
+        ServerSnapshot,
+        name=st.sampled_from(["", "a.snapshot"]),
+        size=st.integers(0, 2),
+        checksum=st.sampled_from(["", "ab", "cd"]),
+    ),
+)
+def test_nothing_but_the_very_snapshot_is_ever_deleted(listed: list[ServerSnapshot], made: ServerSnapshot) -> None:
+    server = FakeServer(URL, now=NOW)
+    server.add("docs")
+    server.collections["docs"].snapshots = {snapshot.name: snapshot for snapshot in listed}
+    note = begun().answered(made)
+
+    deleted = delete_ours(server, note)
+
+    left = set(server.snapshots("docs"))
+    gone = set(listed) - left
+    assert left <= set(listed)
+    assert gone == {s for s in listed if (s.name, s.size, s.checksum) == (made.name, made.size, made.checksum)}
+    assert deleted is bool(gone)
+
+
+@pytest.mark.parametrize("collection", ["plain", "with space", 'it\'s $HOME `id`; "x"', "50%&?#ü", "a'b\\c"])
+def test_the_command_for_a_candidate_is_one_that_removes_it(collection: str, ledger: Ledger) -> None:
+    with StandIn() as stand_in, connect(stand_in.url) as real:
+        stand_in.create_collection(collection)
+        ledger.write(replace(begun(collection), url=real.url, asked_at=real.now().isoformat()))
+        left = stand_in.create_snapshot(collection)
+
+        (candidate,) = clean_up(ledger, real)
+        program, *options, url = shlex.split(candidate.command)
+
+        assert (program, options) == ("curl", ["-X", "DELETE"])
+        assert list(stand_in.snapshots(collection)) == [left]
+        assert httpx.delete(url, trust_env=False).status_code == 200
+        assert not stand_in.snapshots(collection)
+
+
+# -- the order of the writes ---------------------------------------------------------------------
+
+
+def capture(
+    server: CollectionServer,
+    ledger: Ledger,
+    staging: Path,
+    *,
+    notes: list[str] | None = None,
+    on_event: list[Event] | None = None,
+    min_free: int = 0,
+) -> Taken | Omission:
+    staging.mkdir(exist_ok=True)
+    return capture_collection(
+        server,
+        CollectionStep(server.describe("docs"), PurePosixPath("qdrant/docs"), 0),
+        staging,
+        backup_id="20260718_052755_0123456789ab",
+        ledger=ledger,
+        on_event=ignore if on_event is None else on_event.append,
+        min_free=min_free,
+        notes=[] if notes is None else notes,
+    )
+
+
+def test_the_intent_is_on_the_disk_before_the_call_and_the_name_right_after_it(
+    ledger: Ledger, server: FakeServer, tmp_path: Path
+) -> None:
+    server.put("docs", "theirs.snapshot", b"theirs")
+    seen: dict[str, tuple[Begun, ...]] = {}
+    for method in ("create_snapshot", "download", "delete_snapshot"):
+        server.before(method, lambda method=method: seen.setdefault(method, ledger.pending()))
+
+    taken = capture(server, ledger, tmp_path / "staging")
+
+    assert not isinstance(taken, Omission)
+    (intent,) = seen["create_snapshot"]
+    assert (intent.name, intent.collection, intent.url, intent.asked_at) == ("", "docs", URL, ASKED)
+    assert [name for name, _ in intent.before] == ["theirs.snapshot"]
+    record, _ = taken
+    assert seen["download"] == seen["delete_snapshot"]
+    assert [(n.name, n.checksum, n.size) for n in seen["download"]] == [
+        (record.snapshot_name, record.sha256, record.size)
+    ]
+    assert ledger.pending() == ()
+    assert names(server) == ["theirs.snapshot"]
+
+
+def test_it_is_counted_on_both_sides_of_the_snapshot(ledger: Ledger, server: FakeServer, tmp_path: Path) -> None:
+    capture(server, ledger, tmp_path / "staging")
+
+    made = [call[0] for call in server.calls if call[0] in ("count", "create_snapshot", "download")]
+    assert made == ["count", "create_snapshot", "count", "download"]
+
+
+def test_a_snapshot_of_the_same_second_is_given_time(ledger: Ledger, server: FakeServer, tmp_path: Path) -> None:
+    theirs = "docs-1-2026-07-18-05-27-55.snapshot"
+    server.put("docs", theirs, b"theirs", at="2026-07-18T05:27:55")
+    ticks = iter(range(100))
+    server.clock = lambda: NOW + timedelta(seconds=next(ticks))
+
+    taken = capture(server, ledger, tmp_path / "staging")
+
+    assert not isinstance(taken, Omission)
+    assert names(server) == [theirs]
+    assert taken[0].snapshot_name > theirs
+
+
+@pytest.mark.parametrize("call", ["count", "snapshots", "create_snapshot", "download"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (QdrantUnreachable("fell silent", hint="wait"), Reason.UNREACHABLE),
+        (QdrantRefused("read-only", hint="another key"), Reason.REFUSED),
+        (QdrantError("answered 500: whatever", hint="look"), Reason.UNREACHABLE),
+    ],
+)
+def test_whatever_the_server_refuses_is_an_omission_and_leaves_no_trace_here(
+    error: QdrantError, reason: Reason, call: str, ledger: Ledger, server: FakeServer, tmp_path: Path
+) -> None:
+    server.fail(error, call)
+
+    taken = capture(server, ledger, tmp_path / "staging")
+
+    assert isinstance(taken, Omission)
+    assert (taken.source, taken.reason, taken.detail) == ("docs", reason, f"{error}; {error.hint}")
+    assert list((tmp_path / "staging").iterdir()) == []
+    unanswered = call == "create_snapshot" and isinstance(error, QdrantUnreachable)
+    assert bool(ledger.pending()) is unanswered
+    if call != "snapshots":
+        assert names(server) == []
+
+
+def test_what_cannot_be_deleted_now_is_noted_and_written_down(
+    ledger: Ledger, server: FakeServer, tmp_path: Path
+) -> None:
+    server.fail(QdrantError("answered 500"), "delete_snapshot")
+    notes: list[str] = []
+
+    taken = capture(server, ledger, tmp_path / "staging", notes=notes)
+
+    assert not isinstance(taken, Omission)
+    assert [note.name for note in ledger.pending()] == names(server) == [taken[0].snapshot_name]
+    assert [note for note in notes if "still on the server (answered 500)" in note]
+
+
+def test_a_snapshot_that_cannot_fit_is_not_fetched_and_not_left(
+    ledger: Ledger, server: FakeServer, tmp_path: Path
+) -> None:
+    with pytest.raises(NoSpace):
+        capture(server, ledger, tmp_path / "staging", min_free=2**60)
+
+    assert names(server) == []
+    assert ledger.pending() == ()
+    assert not [call for call in server.calls if call[0] == "download"]
+
+
+def test_every_byte_is_told_on_its_way(ledger: Ledger, server: FakeServer, tmp_path: Path) -> None:
+    events: list[Event] = []
+
+    taken = capture(server, ledger, tmp_path / "staging", on_event=events)
+
+    assert not isinstance(taken, Omission)
+    advanced = [event for event in events if isinstance(event, Advanced)]
+    assert sum(event.bytes for event in advanced) == taken[0].size
+    assert all(event.downloaded for event in advanced)
