@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -108,10 +109,11 @@ def _compose(project: Any, flags: dict[str, Any], **more: Any) -> AbstractContex
     return compose(Path(project or "."), flags, **more)
 
 
-def _face(*, quiet: bool = False, verbose: bool = False) -> Face:
+def _face(project: Path = Path(), dest: Path | None = None, *, quiet: bool = False, verbose: bool = False) -> Face:
     from docmind_backup.render import Face
 
-    return Face(quiet=quiet, verbose=verbose)
+    words = [*(["-C", str(project)] if project != Path() else []), *(["--dest", str(dest)] if dest else [])]
+    return Face(quiet=quiet, verbose=verbose, where="".join(f" {shlex.quote(word)}" for word in words))
 
 
 def _print_json(document: Any) -> None:
@@ -207,7 +209,7 @@ def create(
     from docmind_backup import documents, operations, render
     from docmind_backup.compose import refuse_disabled
 
-    face = _face(quiet=quiet or as_json, verbose=verbose)
+    face = _face(project, dest, quiet=quiet or as_json, verbose=verbose)
     flags = {
         "root": _absolute(dest),
         "include_uploads": include_uploads,
@@ -299,7 +301,7 @@ def prune(
     """Remove the backups that no keep rule keeps. Any --keep-* replaces all configured ones."""
     from docmind_backup import documents, operations, render
 
-    face = _face(quiet=quiet or as_json)
+    face = _face(project, dest, quiet=quiet or as_json)
     keep = _keep(
         keep_last,
         keep_hourly,
@@ -333,7 +335,7 @@ def list_(
     """Show the backups, newest first, with what they hold and lack."""
     from docmind_backup import documents, operations, render
 
-    face = _face(quiet=quiet or as_json)
+    face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         items = operations.listing(run.job)
         if as_json:
@@ -353,7 +355,7 @@ def show(
     """Show everything one backup says of itself."""
     from docmind_backup import documents, operations, render
 
-    face = _face(quiet=quiet or as_json)
+    face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         found = operations.show(run.job, backup)
         if as_json:
@@ -384,7 +386,7 @@ def verify(
     from docmind_backup.errors import FormatTooNew
     from docmind_backup.verify import CannotCheck
 
-    face = _face(quiet=quiet or as_json)
+    face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         if everything:
             directories = operations.find_all(run.job)
@@ -402,7 +404,7 @@ def verify(
             _print_json([documents.verification(found) for found in results])
         elif results:
             render.verified_next(face, results)
-        codes = {one.exit_code for one in (*results, *failed)}
+        codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
         raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
 
 
@@ -422,7 +424,7 @@ def show_config(project: Project = Path(), as_json: Json = False) -> None:
     """Show every setting with where its value comes from; secrets masked."""
     from docmind_backup import render
 
-    face = _face()
+    face = _face(project)
     with _compose(project, {}, warn=face.warn) as run:
         rows = [(s.name, s.value, s.origin) for s in run.settings.values]
         rows.append(("(backups are in)", str(run.job.catalog.root), "resolved"))
@@ -447,7 +449,7 @@ def restore_plan(
     """Show the steps that would restore a backup to this environment; exit 3 when something blocks it."""
     from docmind_backup import documents, operations, render
 
-    face = _face(quiet=quiet or as_json)
+    face = _face(project, dest, quiet=quiet or as_json)
     with _compose(
         project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
     ) as run:
@@ -469,11 +471,11 @@ def hold(
     """Keep a backup until it is released, whatever the keep rules say."""
     from docmind_backup import operations
 
-    face = _face()
+    face = _face(project, dest)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         held = operations.hold(run.job, backup, reason)
         face.answer(f"{held.id} is held: {reason}")
-        face.next(f"docmind-backup release {held.id}   # when it may go")
+        face.next(f"release {held.id}", why="when it may go")
 
 
 @app.command("release", rich_help_panel=KEEP)
@@ -481,11 +483,11 @@ def release(backup: BackupId, project: Project = Path(), dest: Dest = None) -> N
     """Let the keep rules decide about a backup again."""
     from docmind_backup import operations
 
-    face = _face()
+    face = _face(project, dest)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         found, was_held = operations.release(run.job, backup)
         face.answer(f"{found.id} is {'released' if was_held else 'not held'}")
-        face.next("docmind-backup prune --dry-run")
+        face.next("prune --dry-run")
 
 
 @app.command("demo", rich_help_panel=TOOL)

@@ -31,7 +31,7 @@ from docmind_backup.ledger import Begun, Ledger, delete_ours
 Taken = tuple[CollectionRecord, FileEntry]
 
 ATTEMPTS = 3
-"""Another client's snapshot of the same second takes the place of ours (qdrant.md 0.2): then we make another."""
+"""Another client's snapshot of the same second takes the place of ours (seen on Qdrant 1.18): then we make another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def compose(
     sinks = [loaded.events or loaded.root / EVENTS]
     if loaded.own.telemetry:
         sinks.append(loaded.environment.telemetry)
+    if loaded.choices.qdrant_path and loaded.choices.collections:
+        raise UsageError("an embedded Qdrant is saved as a whole: --collection and --qdrant-path exclude each other")
     server = _server(loaded) if ask_qdrant and wants_qdrant(loaded.choices) else None
     job = Job(
         environment=loaded.environment,
@@ -62,11 +64,21 @@ def compose(
         busy_wait_s=loaded.own.busy_wait,
         min_free=loaded.own.min_free,
     )
+    if ask_qdrant and (warning := _exposed_key(loaded)):
+        warn(warning)
     try:
         yield Run(job, loaded)
     finally:
         if isinstance(server, AbstractContextManager):
             server.__exit__(None, None, None)
+
+
+def _exposed_key(loaded: Settings) -> str:
+    """Over plain http to another machine anybody on the way can read the key."""
+    environment = loaded.environment
+    plain = environment.qdrant_api_key and base_url(environment.qdrant_url).startswith("http://")
+    here = not check_endpoint(environment.qdrant_url, allow_remote=False, allowlist=(), resolve=lambda _: ())
+    return "" if not plain or here else f"the API key goes over plain http to {base_url(environment.qdrant_url)}"
 
 
 def refuse_disabled(loaded: Settings) -> None:

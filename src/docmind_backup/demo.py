@@ -23,7 +23,7 @@ def run(face: Face, keep: Path | None, command: Command) -> None:
             raise UsageError(f"{keep} is not an empty folder", hint="give --keep a new folder")
         _show(face, keep, command)
         face.say(f"the sample environment stays in {keep}")
-        face.next(f"docmind-backup list -C {keep / PROJECT}")
+        face.next(f"list -C {keep / PROJECT}")
         return
     with tempfile.TemporaryDirectory(prefix="docmind-demo-") as folder:
         _show(face, Path(folder), command)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -99,13 +100,24 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     """
     started = job.clock()
     _check_data_dir(job)
-    with job.catalog.lock(job.lock_wait_s):
+    with _failure_told(job), job.catalog.lock(job.lock_wait_s):
         job.catalog.clean()
         candidates = _clean_server(job)
         plan, backup = _made(job, on_event)
         _announce(job, backup, started)
         pruned = _prune(job) if prune_after and _may_prune(backup) else None
     return Created(plan, backup, pruned, candidates)
+
+
+@contextmanager
+def _failure_told(job: Job) -> Iterator[None]:
+    """A run that publishes nothing says so in the events: the last one and the exit code agree."""
+    try:
+        yield
+    except BackupError as error:
+        if job.catalog.root.is_dir():
+            job.events.emit("backup_failed", error=str(error), exit_code=error.exit_code)
+        raise
 
 
 def plan(job: Job) -> Created:

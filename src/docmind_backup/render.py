@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from docmind_backup.catalog import Item
+from docmind_backup.catalog import STAGING, Item
 from docmind_backup.core.format import printable
 from docmind_backup.core.model import (
     Advanced,
@@ -151,11 +151,13 @@ def _console(*, stderr: bool) -> Console:
 class Face:
     """Answers go to stdout, everything said on the way to stderr."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, where: str = "") -> None:
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
         self.quiet = quiet
         self.verbose = verbose
+        self._where = where
+        """The options that said which environment and catalog: the next command needs them too."""
 
     def answer(self, text: str) -> None:
         """One line of the answer, never wrapped or marked up."""
@@ -188,10 +190,15 @@ class Face:
         if hint:
             self._sentence(Text.assemble(("hint: ", "bold"), printable(hint)))
 
-    def next(self, command: str) -> None:
-        """The last line: what to do now."""
+    def next(self, command: str, *, why: str = "") -> None:
+        """The last line: the command to give now, with the options that told this one where to look."""
+        comment = f"   # {why}" if why else ""
+        self.next_step(f"docmind-backup {command}{self._where}{comment}")
+
+    def next_step(self, text: str) -> None:
+        """The last line, where no command of ours is what to do now."""
         if not self.quiet:
-            self.err.print(Text.assemble(("next: ", "bold"), command), soft_wrap=True)
+            self.err.print(Text.assemble(("next: ", "bold"), printable(text)), soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """Part of the answer."""
@@ -316,7 +323,7 @@ def created(face: Face, result: Created) -> None:
     for candidate in result.candidates:
         name = candidate.snapshot.name
         face.warn(f"a run that died may have left {name} on the server; if it is yours: {candidate.command}")
-    face.next(f"docmind-backup verify {'latest' if backup.counts else backup.id}")
+    face.next(f"verify {'latest' if backup.counts else backup.id}")
 
 
 def _parts(record: Record) -> Table:
@@ -375,10 +382,10 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
         face.say(f"{len(backups) - len(shown):,} older ones are not shown: --all")
     if not items:
         face.say(f"no backups in {root}")
-        face.next("docmind-backup create")
+        face.next("create")
     elif backups:
         newest = backups[0]
-        face.next(f"docmind-backup {'show' if newest.seal else 'verify'} latest")
+        face.next(f"{'show' if newest.seal else 'verify'} latest")
 
 
 def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
@@ -416,14 +423,20 @@ def _other(item: Item, now: datetime) -> str:
             made = age(item.created_at, now) if item.created_at else "unknown age"
             word = "complete" if item.complete else "incomplete"
             what = f"made by DocMind itself, {made}, {word}, {size(item.bytes)}"
-            return f"{item.directory.name}: {what}; never pruned by this tool"
+            return f"{item.directory.name}: {what}; never pruned by this tool (but DocMind's own prune may remove ours)"
         case BrokenBackup():
             word = "newer format" if item.too_new else "broken"
             return f"{item.directory.name}: {word}: {item.problem}"
         case Unfinished():
-            return f"{item.directory.name}: unfinished, left by a run that died; the next create removes it"
+            return f"{item.directory.name}: unfinished, {_left_by(item.directory.name)}"
         case Backup():
             return item.id
+
+
+def _left_by(name: str) -> str:
+    if name.startswith(STAGING):
+        return "left by a run that died; the next create removes it"
+    return "left by DocMind's own backup; remove it by hand when none is running"
 
 
 def show(face: Face, backup: Backup, now: datetime) -> None:
@@ -468,7 +481,7 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
         face.answer(f"lacks {omission.part}: {omission.source}: {omission.reason} - {omission.detail}")
     for note in record.notes:
         face.answer(f"note: {note}")
-    face.next(f"docmind-backup restore-plan {backup.id}")
+    face.next(f"restore-plan {backup.id}")
 
 
 def _seal_words(backup: Backup, now: datetime) -> str:
@@ -545,11 +558,11 @@ def verified_next(face: Face, results: Sequence[Verification]) -> None:
     worst = max(results, key=lambda r: (r.verdict is Verdict.DAMAGED, r.verdict is Verdict.UNCHECKED))
     match worst.verdict:
         case Verdict.INTACT:
-            face.next(f"docmind-backup restore-plan {worst.id if len(results) == 1 else 'latest'}")
+            face.next(f"restore-plan {worst.id if len(results) == 1 else 'latest'}")
         case Verdict.DAMAGED:
-            face.next("docmind-backup create   # and look at the disk: a damaged backup does not count any more")
+            face.next("create", why="and look at the disk: a damaged backup does not count any more")
         case Verdict.UNCHECKED:
-            face.next("mend what could not be read, then verify again")
+            face.next_step("mend what could not be read, then verify again")
 
 
 def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
@@ -565,12 +578,12 @@ def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
     going = sum(not v.keep for v in result.verdicts)
     if dry_run:
         face.say(f"{plural(going, 'backup')} would be removed; nothing was (dry run)")
-        face.next("docmind-backup prune" if going else "docmind-backup list")
+        face.next("prune" if going else "list")
     else:
         face.say(
             f"removed {plural(len(result.removed), 'backup')}, kept {len(result.verdicts) - len(result.removed):,}"
         )
-        face.next("docmind-backup list")
+        face.next("list")
 
 
 HEADINGS = {
@@ -603,9 +616,9 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
     for check in plan.checks:
         face.answer(f"      {check.what}: {check.expected}")
     if plan.blockers:
-        face.next("remove what blocks, then plan again")
+        face.next_step("remove what blocks, then plan again")
     else:
-        face.next(f"follow the steps, or read {plan.directory}/README.md")
+        face.next_step(f"follow the steps, or read {plan.directory}/README.md")
 
 
 def _step_lines(step: RestoreStep) -> Iterator[str]:

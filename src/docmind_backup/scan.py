@@ -14,6 +14,7 @@ from docmind_backup import embedded
 from docmind_backup.core import docmind
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
+    IN_FLIGHT,
     CollectionState,
     IndexSnapshot,
     Kind,
@@ -24,7 +25,7 @@ from docmind_backup.core.model import (
     Seen,
     Source,
 )
-from docmind_backup.core.planner import IN_FLIGHT, Inventory, Watch
+from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
 

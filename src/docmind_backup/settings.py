@@ -117,7 +117,7 @@ class _Layered(BaseSettings):
 
 
 class DocMindSettings(_Layered):
-    """The part of DocMind's settings that says where things are (docmind-layout.md)."""
+    """The part of DocMind's settings that says where things are (docs/cli.md)."""
 
     model_config = SettingsConfigDict(
         env_prefix="DOCMIND_", env_nested_delimiter="__", extra="ignore", env_ignore_empty=True

@@ -169,7 +169,7 @@ def ineligibility(
     corpus: str,
     active: IndexSnapshot | None,
 ) -> tuple[str, ...]:
-    """Why DocMind's own checker would refuse this backup as a recovery point (seed facts: "Retention-eligible").
+    """Why DocMind's own checker would refuse this backup as a recovery point (read in DocMind 2.0.1).
 
     `databases`: labels captured; `links`: stored links below uploads or artifacts; `corpus`: hash of the stored
     uploads. Rows of one table: (what is wrong, whether it is).

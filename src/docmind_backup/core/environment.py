@@ -10,7 +10,7 @@ from docmind_backup.core.model import Layout, Part
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """DocMind's settings as a backup needs them: absolute paths, exact names (docmind-layout.md)."""
+    """DocMind's settings as a backup needs them: absolute paths, exact names."""
 
     project: Path
     """DocMind's working directory: what its relative paths are relative to."""

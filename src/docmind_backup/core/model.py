@@ -43,6 +43,10 @@ DOCMIND_LABEL: Mapping[Part, str] = {
 """DocMind's word for each part, in its manifest's `included`."""
 
 
+IN_FLIGHT = ("data/.pending-uploads", "data/.upload-transactions", "data/.quarantine")
+"""Where uploads on their way are stored: users' documents, but rightly empty most of the time."""
+
+
 class Kind(StrEnum):
     """How a source on this machine is captured."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
+    IN_FLIGHT,
     Backup,
     CollectionState,
     IndexSnapshot,
@@ -29,13 +30,11 @@ from docmind_backup.core.model import (
 )
 
 SHRUNK_TO = 0.4
-"""A source that holds less than this share of what it held is shrunk hard (faults.md, C11: 60 % gone)."""
+"""A source that holds less than this share of what it held is shrunk hard (60 % of it gone)."""
 SHRINK_FLOOR = {"files": 5, "bytes": 64 * 1024, "points": 5}
 """Below this a loss is everyday."""
 GUARDED = frozenset({Part.CHAT, Part.UPLOADS, Part.ARTIFACTS, Part.ANALYTICS})
 """Parts whose shrinking is worth a stop; caches, logs and index generations come and go by themselves."""
-IN_FLIGHT = ("data/.pending-uploads", "data/.upload-transactions", "data/.quarantine")
-"""Uploads that are on their way: users' documents, but rightly empty most of the time."""
 ORDER = (
     Part.IDENTITY,
     Part.STORAGE,
@@ -181,7 +180,7 @@ def plan_backup(
         scope=_scope(inventory, choices, parts),
         steps=tuple(_steps(seen, states, good)),
         omissions=tuple(o for o in (*found, *_active_findings(inventory, parts)) if o not in accepted),
-        notes=tuple(_notes(inventory, parts, seen)),
+        notes=tuple(_notes(inventory, choices, parts, seen, found)),
         shrinks=tuple(_shrinks(seen, states, good)),
         shrink_accepted=choices.accept_shrink,
         absent_accepted=tuple(_accepted_key(o, inventory.qdrant) for o in accepted),
@@ -228,7 +227,7 @@ _PLAIN = re.compile(r"[^/%\0-\x1f\ud800-\udfff]{1,200}\Z")
 def folder_name(collection: str) -> str:
     """A folder for a collection: its own name where that is a plain file name, else a percent-escaped one.
 
-    Names come from the server: `..`, control characters and more than 200 bytes are possible (qdrant.md 0.10).
+    Names come from the server: `..`, control characters and more than 200 bytes are possible (seen on Qdrant 1.18).
     Different names get different folders: only escaped ones hold a `%`, only shortened ones `%%`.
     """
     raw = collection.encode(errors="surrogatepass")
@@ -366,11 +365,18 @@ def _shrink(part: Part, what: str, before: int, now: int) -> Iterator[Shrink]:
 # -- notes ---------------------------------------------------------------------------------------
 
 
-def _notes(inventory: Inventory, parts: frozenset[Part], seen: Iterable[Seen]) -> Iterator[str]:
+def _notes(
+    inventory: Inventory,
+    choices: Choices,
+    parts: frozenset[Part],
+    seen: Iterable[Seen],
+    found: Iterable[Omission],
+) -> Iterator[str]:
     yield from inventory.environment.notes
     yield from inventory.notes
+    gone = {omission.source for omission in found}
     for one in seen:
-        if not one.exists and str(one.source.stored) not in IN_FLIGHT and not one.problem:
+        if not one.exists and one.source.name not in gone:
             yield f"{one.source.name} does not exist (never made, as far as any backup here knows)"
     if inventory.encrypted_artifacts and Part.ENV not in parts and Part.ARTIFACTS in parts:
         yield (
@@ -379,6 +385,8 @@ def _notes(inventory: Inventory, parts: frozenset[Part], seen: Iterable[Seen]) -
         )
     if Part.QDRANT in parts:
         yield from _metadata_notes(inventory)
+        if not inventory.active and inventory.layout is Layout.V2 and not choices.collections:
+            yield "no index snapshot is active: no collection belongs to it; --collection NAME saves one by name"
 
 
 def _metadata_notes(inventory: Inventory) -> Iterator[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from docmind_backup.core.format import printable
-from docmind_backup.core.model import Kind, Part, Record
+from docmind_backup.core.model import IN_FLIGHT, Kind, Part, Record
+from docmind_backup.core.qdrant_rest import collection_path
+from docmind_backup.core.restore import in_flight_folder
 
 
 def readme(record: Record) -> str:
@@ -46,7 +49,8 @@ def _restore(record: Record) -> Iterator[str]:
     yield "3. Copy back, each to where it was:"
     for source in record.sources:
         if source.part is not Part.ENV:
-            yield f"   - `{source.stored}` -> `{source.origin}`"
+            where = in_flight_folder(record, source.origin) if source.stored in IN_FLIGHT else source.origin
+            yield f"   - `{source.stored}` -> `{where}`"
     if any(source.kind is Kind.DUCKDB for source in record.sources):
         yield "   A DuckDB file and its `.wal` belong together: copy both or neither."
     yield "4. Files here are 0400 and folders 0700. `inventory.jsonl` has each one's `mode` and `mtime_ns`; a v1"
@@ -64,10 +68,12 @@ def _collections(record: Record, *, number: int) -> Iterator[str]:
     yield f"{number}. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not"
     yield "   exist:"
     for taken in qdrant.collections:
-        url = f"{qdrant.url}/collections/{taken.name}/snapshots/upload"
+        url = f"{qdrant.url}{collection_path(taken.name)}/snapshots/upload?priority=snapshot&checksum={taken.sha256}"
+        escaped = taken.path.replace("\\", "\\\\").replace('"', '\\"')  # curl's own quoting within -F
+        form = quote(f'snapshot=@"{escaped}"')
         yield ""
-        yield f"       curl -X POST -H \"api-key: $QDRANT_API_KEY\" -F 'snapshot=@{taken.path}' \\"
-        yield f"         '{url}?priority=snapshot&checksum={taken.sha256}'"
+        yield f'       curl -X POST -H "api-key: $QDRANT_API_KEY" -F {form} \\'
+        yield f"         {quote(url)}"
         count = (
             f"{taken.points_max:,} points"
             if taken.points_min == taken.points_max

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 
 from docmind_backup.core.environment import Environment
 from docmind_backup.core.model import (
+    IN_FLIGHT,
     Backup,
     CollectionRecord,
     CollectionState,
@@ -16,13 +18,14 @@ from docmind_backup.core.model import (
     Layout,
     Part,
     QdrantRecord,
+    Record,
     Seen,
     SourceRecord,
 )
 
 SIDECARS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SQLITE: ("-wal", "-shm", "-journal"),
-    Kind.DUCKDB: (".wal",),
+    Kind.DUCKDB: (".wal", ".wal.checkpoint", ".wal.recovery"),
 }
 """What must leave together with a database: an old one beside a new main file is replayed into it."""
 
@@ -136,7 +139,7 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
         RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
         *_aside(pairs),
-        *_copies(pairs, record.layout),
+        *_copies(pairs, record),
         *(_collections(qdrant, target) if qdrant else ()),
         RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
     )
@@ -180,7 +183,7 @@ def _to_stop(layout: Layout) -> tuple[str, ...]:
 def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
     """What is there now leaves first, databases with every sidecar in the same move."""
     for source, place in pairs:
-        if place is None or source.part is Part.ENV:
+        if place is None or source.part is Part.ENV or source.stored in IN_FLIGHT:
             continue
         seen = place.seen
         if seen.exists or place.sidecars:
@@ -193,9 +196,17 @@ def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
             )
 
 
-def _copies(pairs: Iterable[_Pair], layout: Layout) -> Iterator[RestoreStep]:
+def in_flight_folder(record: Record, origin: str) -> str:
+    """Uploads in flight go to a folder beside, for a person to look at: their journals fit no restored state."""
+    path = PurePosixPath(origin)
+    return str(path.parent / f"in-flight-from-{record.id}" / path.name)
+
+
+def _copies(pairs: Iterable[_Pair], record: Record) -> Iterator[RestoreStep]:
     for source, place in pairs:
         where = str(place.seen.source.path) if place else source.origin
+        if source.stored in IN_FLIGHT:
+            where = in_flight_folder(record, where)
         if source.part is Part.ENV:
             overwrites = "nothing: field by field" if place and place.seen.exists else ""
             yield RestoreStep(Action.MERGE, source.stored, where, overwrites=overwrites, notes=("it holds secrets",))
@@ -205,7 +216,7 @@ def _copies(pairs: Iterable[_Pair], layout: Layout) -> Iterator[RestoreStep]:
                 source.stored,
                 where,
                 source.totals.bytes,
-                notes=tuple(_copy_notes(source, layout)),
+                notes=tuple(_copy_notes(source, record.layout)),
             )
 
 
@@ -214,8 +225,8 @@ def _copy_notes(source: SourceRecord, layout: Layout) -> Iterator[str]:
         yield "main file and .wal together, both or neither"
     if source.part is Part.UPLOADS and layout is Layout.V1:
         yield "modification times to the nanosecond: v1's corpus hash is made of them"
-    if source.stored.startswith("data/.") and source.part is Part.UPLOADS:
-        yield "uploads in flight: to a folder beside, for a person to look at"
+    if source.stored in IN_FLIGHT:
+        yield "uploads in flight: beside the live ones, for a person to look at"
 
 
 def _space(pairs: Iterable[_Pair]) -> Iterator[Space]:
@@ -256,7 +267,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 def version_problem(made_with: str, target: str) -> str:
     """Why a snapshot of one Qdrant version may not go to another; empty when it may.
 
-    Rule: same minor version (patch not older) or the next minor (Qdrant's storage compatibility, qdrant.md 2).
+    Rule: same minor version (patch not older) or the next minor (Qdrant's own promise of storage compatibility).
     """
     old, new = _VERSION.match(made_with), _VERSION.match(target)
     if not old or not new:
