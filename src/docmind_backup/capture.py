@@ -15,6 +15,7 @@ from docmind_backup.core.model import DirEntry, Entry, Kind, LinkEntry, Omission
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
 from docmind_backup.readlock import Patience
+from docmind_backup.sharing import Held, Sharing, Shelf
 from docmind_backup.staging import Captured, Staging, omission, printable
 
 __all__ = ["Captured", "capture"]
@@ -31,13 +32,17 @@ def capture(
     on_bytes: Callable[[int], None],
     *,
     busy_wait_s: float = 5.0,
+    shelf: Shelf | None = None,
+    keep: Callable[[bytes, int], None] = lambda _line, _size: None,
 ) -> Captured:
     """Store `source` at `staging / source.stored`; one entry a stored thing, parents before children.
 
-    `on_bytes` hears of every few MB, and of 0 bytes while something is waited for. Raises what it raises, and
-    OSError of the destination.
+    `on_bytes` hears of every few MB, and of 0 bytes while something is waited for. What is as the earlier backup of
+    `shelf` has it is shared; of those files `keep` hears instead: inventory line and size. Raises what these raise,
+    and OSError of the destination.
     """
-    place = Staging(staging, emit, Copier(on_bytes), Patience(busy_wait_s, on_bytes))
+    shelf = shelf or Sharing().shelf(None)
+    place = Staging(staging, emit, Copier(on_bytes), Patience(busy_wait_s, on_bytes), shelf, keep)
     try:
         match source.kind:
             case Kind.FILE:
@@ -55,8 +60,9 @@ def capture(
 
 
 def _capture_file(source: Source, staging: Staging) -> Captured:
-    copied = staging.copier.copy(None, source.path, None, staging.place(source.stored))
-    staging.emit(copied.entry(str(source.stored)))
+    if not staging.reuse(source, (), logs=()):
+        copied = staging.copier.copy(None, source.path, None, staging.place(source.stored))
+        staging.add(copied.entry(str(source.stored)))
     return Captured()
 
 
@@ -148,14 +154,26 @@ class _Tree:
     def _capture(self, folder: _Folder, name: str, path: str, type_: _Type) -> None:
         match type_:
             case _Type.FILE:
-                copied = self._staging.copier.copy(folder.source, name, folder.stored, name)
-                self._staging.emit(copied.entry(self._stored(path)))
+                self._file(folder, name, self._stored(path))
             case _Type.FOLDER:
                 self._push(path, open_source(name, folder.source, flags=os.O_DIRECTORY), folder, name)
             case _Type.LINK:
                 self._link(folder, name, path)
             case _Type.OTHER:
                 self._note(path, "not a file, a folder or a link (FIFO, socket or device): skipped")
+
+    def _file(self, folder: _Folder, name: str, stored: str) -> None:
+        staging = self._staging
+        held = staging.shelf.next(stored)
+        if held and self._unchanged(held, folder, name) and staging.put(held, folder.stored, name):
+            return
+        entry = staging.copier.copy(folder.source, name, folder.stored, name).entry(stored)
+        staging.emit(staging.shelf.exchanged(held, entry, folder.stored, name))
+
+    def _unchanged(self, held: Held, folder: _Folder, name: str) -> bool:
+        with reading():
+            found = os.stat(name, dir_fd=folder.source, follow_symlinks=False)
+        return self._staging.shelf.is_unchanged(held, found)
 
     def _link(self, folder: _Folder, name: str, path: str) -> None:
         with reading():

@@ -197,6 +197,10 @@ def create(
         bool,
         typer.Option("--accept-shrink", help="What is gone or shrunk since the last backup is meant to be."),
     ] = False,
+    share: Annotated[
+        bool | None,
+        typer.Option("--share/--no-share", help="Unchanged files: share with the last backup / copy all."),
+    ] = None,
     lock_wait: LockWait = None,
     events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append JSONL events here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Although DOCMIND_BACKUP_ENABLED=false.")] = False,
@@ -219,6 +223,7 @@ def create(
         "qdrant": {True: "required", False: "off", None: None}[qdrant],
         "qdrant_path": _absolute(qdrant_path),
         "collections": collection or None,
+        "share": share,
         "lock_wait": lock_wait,
         "events": _absolute(events),
         **_keep(

@@ -27,6 +27,7 @@ from docmind_backup.core.qdrant_rest import NotFoundError
 from docmind_backup.core.server import CollectionServer, Downloaded, ServerSnapshot
 from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
 from docmind_backup.ledger import Begun, Ledger, delete_ours
+from docmind_backup.sharing import Sharing
 
 Taken = tuple[CollectionRecord, FileEntry]
 
@@ -46,6 +47,7 @@ class _Errand:
     on_event: OnEvent
     min_free: int
     notes: list[str]
+    sharing: Sharing
 
     @property
     def name(self) -> str:
@@ -87,6 +89,7 @@ def capture_collection(
     on_event: OnEvent,
     min_free: int,
     notes: list[str],
+    sharing: Sharing | None = None,
 ) -> Taken | Omission:
     """The collection as a file below `staging`, or the omission that says why not.
 
@@ -94,7 +97,7 @@ def capture_collection(
     (a snapshot made while points are written lies between them). Destination errors pass as OSError, a full
     disk known beforehand as NoSpace.
     """
-    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, notes)
+    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, notes, sharing or Sharing())
     taken = _capture(errand)
     if isinstance(taken, Omission):
         _remove_empty(staging / step.stored, staging)
@@ -245,7 +248,7 @@ def _taken(errand: _Errand, brought: _Brought, got: Downloaded) -> Taken:
         gid=stored.st_gid,
         stored=Stored(stored.st_ino, stored.st_mtime_ns),
     )
-    return record, entry
+    return record, errand.sharing.exchange(step.earlier, entry, brought.target)
 
 
 def _with_hint(error: QdrantError) -> str:

@@ -44,6 +44,8 @@ class Damaged(SourceError):
 
 def capture_sqlite(source: Source, staging: Staging) -> Captured:
     """One file without sidecars, checked by the engine; a damaged one as it is. Raises SourceError."""
+    if staging.reuse(source, SQLITE_SIDECARS, logs=(WAL,)):
+        return Captured()
     target = staging.place(source.stored)
     stored = str(source.stored)
     try:
@@ -55,7 +57,7 @@ def capture_sqlite(source: Source, staging: Staging) -> Captured:
     except SourceError:
         discard(target, LEFTOVERS)
         raise
-    staging.emit(copied.entry(stored, _sidecars(before)))
+    staging.add(copied.entry(stored, _sidecars(before)))
     return Captured(notes=(printable(f"{source.name}: {note}"),) if note else ())
 
 
@@ -327,6 +329,8 @@ def _why_not_written(target: Path, words: str) -> OSError:
 
 def capture_duckdb(source: Source, staging: Staging) -> Captured:
     """The file and its `.wal` as they were at one moment, no writer having it open. Raises SourceError."""
+    if staging.reuse(source, DUCKDB_SIDECARS, logs=DUCKDB_SIDECARS):
+        return Captured()
     target = staging.place(source.stored)
     try:
         copies, before, sound = thrice(lambda: _duckdb_copy(source.path, target, staging))
@@ -363,7 +367,7 @@ def _all_there(path: Path, suffixes: Sequence[str]) -> Versions:
 
 def _emit_raw(stored: str, copies: dict[str, Copied], before: Versions, staging: Staging) -> None:
     for suffix, copied in copies.items():
-        staging.emit(copied.entry(stored + suffix, {} if suffix else _sidecars(before)))
+        staging.add(copied.entry(stored + suffix, {} if suffix else _sidecars(before)))
 
 
 def _sidecars(before: Versions) -> Versions:

@@ -160,6 +160,7 @@ def verification(found: Verification) -> Json:
         "files": found.files,
         "bytes": found.bytes,
         "findings": [_finding(f) for f in found.findings],
+        "also_damaged": list(found.also_damaged),
         "omissions": [omission(o) for o in found.omissions],
         "remembered": found.remembered,
     }

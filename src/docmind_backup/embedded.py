@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from docmind_backup.copying import ATTEMPTS, Replaced, SourceError, open_source, reading, version_at
-from docmind_backup.core.model import CollectionState, DirEntry, Entry, Kind, Omission, Reason, Source
+from docmind_backup.core.format import read_entry
+from docmind_backup.core.model import CollectionState, DirEntry, Entry, FileEntry, Kind, Omission, Reason, Source
 from docmind_backup.databases import capture_sqlite, count_rows, count_still_rows
 from docmind_backup.staging import Captured, Staging, omission, printable
 
@@ -97,6 +98,15 @@ class _Attempt:
     points: dict[str, int] = field(default_factory=dict[str, int])
     torn: bool = False
     """meta.json changed meanwhile."""
+
+    def inner(self) -> Staging:
+        """Where what is captured is told to this attempt."""
+        return replace(self.staging, emit=self.entries.append, keep=self._keep)
+
+    def _keep(self, line: bytes, _size: int) -> None:
+        entry = read_entry(line)
+        assert isinstance(entry, FileEntry)
+        self.entries.append(replace(entry, shared=True))
 
     def miss(self, below: str, reason: Reason, detail: str) -> None:
         self.omissions.append(omission(self.source, SourceError(reason, detail), below))
@@ -182,7 +192,7 @@ def _meta(attempt: _Attempt) -> tuple[set[str] | None, str]:
         reason = Reason.DAMAGED if miss.reason is Reason.GONE else miss.reason
         attempt.miss(META, reason, miss.detail)
         return None, ""
-    attempt.entries.append(copied.entry(str(stored)))
+    attempt.inner().add(copied.entry(str(stored)))
     try:
         return set(_parsed(target.read_bytes())["collections"]), copied.sha256
     except SourceError as miss:
@@ -226,7 +236,7 @@ def _store(attempt: _Attempt, name: str, *, known: bool) -> bool:
         return False
     path, stored = source.path / below, source.stored / below
     store = Source(source.part, Kind.SQLITE, f"{source.name}/{below}", path, stored)
-    captured = capture_sqlite(store, replace(attempt.staging, emit=attempt.entries.append))
+    captured = capture_sqlite(store, attempt.inner())
     attempt.omissions.extend(captured.omissions)
     attempt.notes.extend(captured.notes)
     if known and not captured.omissions:
@@ -242,7 +252,7 @@ def _old_store(attempt: _Attempt, below: str) -> bool:
     for name in names:
         stored = attempt.source.stored / below / name
         copied = attempt.staging.copier.copy(None, folder / name, None, attempt.staging.place(stored))
-        attempt.entries.append(copied.entry(str(stored)))
+        attempt.inner().add(copied.entry(str(stored)))
     if names:
         attempt.miss(below, Reason.DAMAGED, "kept as it is; storage written by qdrant-client before 1.1.7")
     return bool(names)

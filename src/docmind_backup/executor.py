@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
 from docmind_backup.catalog import STATE, Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
+from docmind_backup.copying import BUFFER
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
     Advanced,
@@ -32,11 +33,14 @@ from docmind_backup.core.model import (
     StepStarted,
     Totals,
 )
-from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
+from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Step, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
+from docmind_backup.sharing import Sharing
+
+Write = Callable[[bytes], int]
 
 
 class SourcesMoved(Exception):
@@ -72,11 +76,11 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
     run.on_event(
         RunStarted(plan.copy_bytes, plan.download_bytes, sum(isinstance(s, CollectionStep) for s in plan.steps))
     )
-    with durable.destination_errors(run.catalog.root):
+    with durable.destination_errors(run.catalog.root), Sharing() as sharing:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            results = _capture(plan, run, staging)
+            results = _Capture(plan, run, staging, sharing).all()
             record = write_records(plan, results, staging, fingerprints=run.fingerprints(), finished_at=run.clock())
             flusher.flush(staging)
             final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
@@ -107,19 +111,148 @@ def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:
 
 # -- capture -------------------------------------------------------------------------------------
 
+ROOM_EVERY = 64 * 1024 * 1024
+"""Bytes after which the space is looked at again: how much has to be copied is known only by copying."""
 
-def _capture(plan: BackupPlan, run: Execution, staging: Path) -> list[StepResult]:
-    spools = staging / SPOOLS
-    spools.mkdir(mode=0o700)
-    results = [_step(plan, run, staging, step, spools / str(i)) for i, step in enumerate(plan.steps)]
-    seen = run.watch()
-    if _activation_moved(plan, seen):
-        if not run.last_try:
-            raise SourcesMoved
-        results[0].omissions.append(_moved("data/storage/CURRENT", "the active index snapshot or deployment id"))
-    elif Part.UPLOADS in plan.scope.parts and seen.uploads != plan.watch.uploads:
-        _uploads_again(plan, run, staging, results, seen)
-    return results
+
+@dataclass(frozen=True, slots=True)
+class _Capture:
+    """Every step of a plan, carried out into a staging folder."""
+
+    plan: BackupPlan
+    run: Execution
+    staging: Path
+    sharing: Sharing
+
+    def all(self) -> list[StepResult]:
+        plan, run = self.plan, self.run
+        spools = self.staging / SPOOLS
+        spools.mkdir(mode=0o700)
+        results = [self._step(step, spools / str(i)) for i, step in enumerate(plan.steps)]
+        seen = run.watch()
+        if _activation_moved(plan, seen):
+            if not run.last_try:
+                raise SourcesMoved
+            results[0].omissions.append(_moved("data/storage/CURRENT", "the active index snapshot or deployment id"))
+        elif Part.UPLOADS in plan.scope.parts and seen.uploads != plan.watch.uploads:
+            self._uploads_again(results, seen)
+        results[0].notes.extend(self.sharing.notes)
+        return results
+
+    def _uploads_again(self, results: list[StepResult], seen: Watch) -> None:
+        """Capture the uploads once more; when they moved again, say so."""
+        for i, result in enumerate(results):
+            step = result.step
+            if isinstance(step, FileStep) and step.source.part is Part.UPLOADS:
+                with suppress(FileNotFoundError):
+                    remove(self.staging / step.source.stored)
+                results[i] = self._step(step, result.spool)
+                if self.run.watch().uploads != seen.uploads:
+                    results[i].omissions.append(_moved(step.source.name, "files"))
+                    return
+
+    def _step(self, step: Step, spool: Path) -> StepResult:
+        run, result = self.run, StepResult(step, spool)
+        label = step.source.name if isinstance(step, FileStep) else step.state.name
+        run.on_event(StepStarted(label))
+        with spool.open("wb") as lines:
+            if isinstance(step, FileStep):
+                self._files(step, result, lines.write)
+            else:
+                self._collection(step, result, lines.write)
+        result.settle()
+        outcome = result.omissions[0].reason if result.omissions else ""
+        run.on_event(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
+        return result
+
+    def _files(self, step: FileStep, result: StepResult, write: Write) -> None:
+        stores: dict[str, FileEntry] = {}
+        told = _Told(self.run, self.staging)
+
+        def emit(entry: Entry) -> None:
+            path = PurePosixPath(entry.path)
+            if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry) and path.name == embedded.STORE:
+                stores[path.parent.name] = entry
+            _emit(result, write, entry)
+
+        def keep(line: bytes, size: int) -> None:
+            write(line)
+            result.keep(size)
+            told.kept(size)
+
+        captured = capture(
+            step.source,
+            self.staging,
+            emit,
+            told,
+            busy_wait_s=self.run.busy_wait_s,
+            shelf=self.sharing.shelf(step.earlier),
+            keep=keep,
+        )
+        told.kept(0, last=True)
+        result.omissions += captured.omissions
+        result.notes += captured.notes
+        for state in self.plan.qdrant.collections if self.plan.qdrant and stores else ():
+            if state.name in stores and state.name in captured.points:
+                store, points = stores[state.name], captured.points[state.name]
+                result.collections.append(embedded_record(state, store, points, self.run.clock()))
+
+    def _collection(self, step: CollectionStep, result: StepResult, write: Write) -> None:
+        run = self.run
+        assert run.server is not None
+        taken = capture_collection(
+            run.server,
+            step,
+            self.staging,
+            backup_id=self.plan.id,
+            ledger=Ledger(run.catalog.root / STATE / "servers"),
+            on_event=run.on_event,
+            min_free=run.min_free,
+            notes=result.notes,
+            sharing=self.sharing,
+        )
+        if isinstance(taken, Omission):
+            if self.plan.qdrant_required:
+                raise QdrantError(f"collection {taken.source}: {taken.detail}")
+            result.omissions.append(taken)
+            return
+        record, entry = taken
+        result.collections.append(record)
+        _emit(result, write, entry)
+
+
+class _Told:
+    """Tells of bytes as they are captured, a few MB at a time, and keeps an eye on the space that is left."""
+
+    def __init__(self, run: Execution, staging: Path) -> None:
+        self._run = run
+        self._staging = staging
+        self._kept = 0
+        self._copied = 0
+
+    def __call__(self, count: int) -> None:
+        self._run.on_event(Advanced(count))
+        self._copied += count
+        if self._copied >= ROOM_EVERY:
+            self._copied = 0
+            _check_room(self._staging, self._run.min_free)
+
+    def kept(self, count: int, *, last: bool = False) -> None:
+        """So many bytes are shared: told of now and then, a file of some is a matter of microseconds."""
+        self._kept += count
+        if self._kept >= BUFFER or (last and self._kept):
+            self._run.on_event(Advanced(self._kept))
+            self._kept = 0
+
+
+def _check_room(staging: Path, min_free: int) -> None:
+    """NoSpace when copying has eaten into what has to stay free."""
+    free = shutil.disk_usage(staging).free
+    if free < min_free:
+        raise NoSpace(
+            f"more has changed than fits: {free:,} bytes are left at {staging.parent} ({min_free:,} have to stay free)",
+            hint="free some space, `docmind-backup prune`, or choose another place with --dest",
+        )
 
 
 def _activation_moved(plan: BackupPlan, seen: Watch) -> bool:
@@ -128,103 +261,19 @@ def _activation_moved(plan: BackupPlan, seen: Watch) -> bool:
     return bool(watched) and (seen.current, seen.deployment_id) != (before.current, before.deployment_id)
 
 
-def _uploads_again(plan: BackupPlan, run: Execution, staging: Path, results: list[StepResult], seen: Watch) -> None:
-    """Capture the uploads once more; when they moved again, say so."""
-    for i, result in enumerate(results):
-        step = result.step
-        if isinstance(step, FileStep) and step.source.part is Part.UPLOADS:
-            with suppress(FileNotFoundError):
-                remove(staging / step.source.stored)
-            results[i] = _step(plan, run, staging, step, result.spool)
-            if run.watch().uploads != seen.uploads:
-                results[i].omissions.append(_moved(step.source.name, "files"))
-                return
-
-
 def _moved(source: str, what: str) -> Omission:
     part = Part.STORAGE if "storage" in source else Part.UPLOADS
     return Omission(part, source, Reason.MOVED, f"{what} changed each time it was captured")
 
 
-def _step(plan: BackupPlan, run: Execution, staging: Path, step: FileStep | CollectionStep, spool: Path) -> StepResult:
-    result = StepResult(step, spool)
-    label = step.source.name if isinstance(step, FileStep) else step.state.name
-    run.on_event(StepStarted(label))
-    with spool.open("wb") as lines:
-        emit = partial(_emit, result, lines.write)
-        if isinstance(step, FileStep):
-            _capture_files(plan, run, staging, step, result, emit)
-        else:
-            _capture_collection(plan, run, staging, step, result, emit)
-    outcome = result.omissions[0].reason if result.omissions else ""
-    run.on_event(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
-    return result
-
-
-def _emit(result: StepResult, write: Callable[[bytes], int], entry: Entry) -> None:
+def _emit(result: StepResult, write: Write, entry: Entry) -> None:
     """One more stored thing: its inventory line, and its share of the totals."""
     write(fmt.entry_line(entry))
     match entry:
         case FileEntry():
-            result.totals += Totals(files=1, bytes=entry.size, own_bytes=entry.size)
+            own = 0 if entry.shared else entry.size
+            result.totals += Totals(files=1, bytes=entry.size, own_bytes=own)
         case LinkEntry():
             result.totals += Totals(links=1)
         case DirEntry():
             result.totals += Totals(directories=1)
-
-
-def _capture_files(
-    plan: BackupPlan,
-    run: Execution,
-    staging: Path,
-    step: FileStep,
-    result: StepResult,
-    emit: Callable[[Entry], None],
-) -> None:
-    stores: dict[str, FileEntry] = {}
-
-    def emit_and_keep(entry: Entry) -> None:
-        path = PurePosixPath(entry.path)
-        if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry) and path.name == embedded.STORE:
-            stores[path.parent.name] = entry
-        emit(entry)
-
-    captured = capture(
-        step.source, staging, emit_and_keep, lambda n: run.on_event(Advanced(n)), busy_wait_s=run.busy_wait_s
-    )
-    result.omissions += captured.omissions
-    result.notes += captured.notes
-    for state in plan.qdrant.collections if plan.qdrant and stores else ():
-        if state.name in stores and state.name in captured.points:
-            result.collections.append(
-                embedded_record(state, stores[state.name], captured.points[state.name], run.clock())
-            )
-
-
-def _capture_collection(
-    plan: BackupPlan,
-    run: Execution,
-    staging: Path,
-    step: CollectionStep,
-    result: StepResult,
-    emit: Callable[[Entry], None],
-) -> None:
-    assert run.server is not None
-    taken = capture_collection(
-        run.server,
-        step,
-        staging,
-        backup_id=plan.id,
-        ledger=Ledger(run.catalog.root / STATE / "servers"),
-        on_event=run.on_event,
-        min_free=run.min_free,
-        notes=result.notes,
-    )
-    if isinstance(taken, Omission):
-        if plan.qdrant_required:
-            raise QdrantError(f"collection {taken.source}: {taken.detail}")
-        result.omissions.append(taken)
-        return
-    record, entry = taken
-    result.collections.append(record)
-    emit(entry)

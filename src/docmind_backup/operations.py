@@ -13,6 +13,7 @@ from pathlib import Path
 
 from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
+from docmind_backup import sharing
 from docmind_backup import verify as verifying
 from docmind_backup.catalog import STATE, Catalog, Item
 from docmind_backup.core import format as fmt
@@ -23,8 +24,8 @@ from docmind_backup.core.planner import BackupPlan, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
+from docmind_backup.core.verifier import Altered, Verification
 from docmind_backup.core.verifier import Verdict as Outcome
-from docmind_backup.core.verifier import Verification
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
@@ -353,7 +354,19 @@ def verify(job: Job, directory: Path, *, quick: bool = False, on_event: OnEvent 
     if not digest or found.verdict is Outcome.UNCHECKED or (quick and not damaged):
         return found
     seal = Seal(digest, job.clock(), found.level, intact=not damaged)
-    return replace(found, remembered=_remember(job, directory, seal))
+    also = tuple(b.id for b in _also_damaged(job, found, seal))
+    return replace(found, remembered=_remember(job, directory, seal), also_damaged=also)
+
+
+def _also_damaged(job: Job, found: Verification, seal: Seal) -> tuple[Backup, ...]:
+    """The backups that share an altered file: damaged as well, and remembered as such."""
+    altered = [f.path for f in found.findings if isinstance(f, Altered) and f.path not in fmt.OWN_FILES]
+    if not altered:
+        return ()
+    also = sharing.sharers(found.directory, altered, _beside(job, found.directory).backups())
+    for backup in also:
+        _remember(job, backup.directory, replace(seal, record_sha256=_record_digest(backup.directory)))
+    return also
 
 
 def _record_digest(directory: Path) -> str:

@@ -42,15 +42,32 @@ class StepResult:
     step: FileStep | CollectionStep
     spool: Path
     totals: Totals = field(default_factory=Totals)
+    kept_files: int = 0
+    kept_bytes: int = 0
+    """Files that are shared as they were; `totals` has the others until `settle`."""
     omissions: list[Omission] = field(default_factory=list[Omission])
     notes: list[str] = field(default_factory=list[str])
     collections: list[CollectionRecord] = field(default_factory=list[CollectionRecord])
+
+    def keep(self, size: int) -> None:
+        """One more file that is shared as it was: there may be a million of them."""
+        self.kept_files += 1
+        self.kept_bytes += size
+
+    def settle(self) -> None:
+        self.totals += Totals(files=self.kept_files, bytes=self.kept_bytes)
+        self.kept_files = self.kept_bytes = 0
 
     def entries(self) -> Iterator[Entry]:
         """What the step stored, streamed."""
         with self.spool.open("rb") as lines:
             for line in lines:
                 yield fmt.read_entry(line)
+
+    def files(self) -> Iterator[tuple[str, int, str]]:
+        """Path, size and sha256 of each file that the step stored, streamed."""
+        with self.spool.open("rb") as lines:
+            yield from filter(None, map(fmt.file_fields, lines))
 
 
 def write_records(
@@ -118,9 +135,8 @@ def _write_sums(staging: Path, results: Sequence[StepResult], own: Mapping[str, 
 
 def _sums(results: Iterable[StepResult], own: Mapping[str, str]) -> Iterator[bytes]:
     for result in results:
-        for entry in result.entries():
-            if isinstance(entry, FileEntry):
-                yield fmt.sums_line(entry.path, entry.sha256)
+        for path, _, sha256 in result.files():
+            yield fmt.sums_line(path, sha256)
     for name, sha256 in own.items():
         yield fmt.sums_line(name, sha256)
 
@@ -159,7 +175,7 @@ def _contents(results: Iterable[StepResult]) -> _Contents:
                 case Part.CACHE | Part.CHAT:
                     _list_database(contents, source.part, str(source.stored), result.entries())
                 case Part.STORAGE:
-                    _list_storage(contents, result.entries())
+                    _list_storage(contents, result)
                 case _:
                     pass
     return contents
@@ -181,10 +197,9 @@ def _list_database(contents: _Contents, part: Part, stored: str, entries: Iterab
             contents.databases[DATABASES[part]] = entry
 
 
-def _list_storage(contents: _Contents, entries: Iterable[Entry]) -> None:
-    for entry in entries:
-        if isinstance(entry, FileEntry):
-            contents.storage[entry.path.removeprefix("data/storage/")] = (entry.size, entry.sha256)
+def _list_storage(contents: _Contents, result: StepResult) -> None:
+    for path, size, sha256 in result.files():
+        contents.storage[path.removeprefix("data/storage/")] = (size, sha256)
 
 
 # -- the record ----------------------------------------------------------------------------------

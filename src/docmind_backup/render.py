@@ -534,6 +534,8 @@ def verification(face: Face, found: Verification) -> None:
     face.answer(f"{found.verdict}: {name}: {read}")
     for finding in found.findings:
         face.answer(f"  {finding_words(finding)}")
+    for also in found.also_damaged:
+        face.answer(f"  also damaged: {also} shares an altered file with it")
     for omission in found.omissions:
         face.answer(f"  lacks {omission.part}: {omission.source}: {omission.reason}")
     if found.level == "quick":

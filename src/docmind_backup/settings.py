@@ -155,6 +155,8 @@ class OwnSettings(_Layered):
     qdrant: Literal["auto", "required", "off"] = "auto"
     qdrant_path: Path | None = None
     collections: _Words = []
+    share: bool = True
+    """What did not change since the last backup is shared with it (hard link or clone), not copied."""
     keep_last: int = Field(default=7, ge=1, le=10_000)
     keep_hourly: int = Field(default=0, ge=0)
     keep_daily: int = Field(default=0, ge=0)
@@ -524,6 +526,7 @@ def _choices(project: Path, own: OwnSettings, *, only: frozenset[Part], accept_s
         qdrant_path=_resolve(project, own.qdrant_path) if own.qdrant_path else None,
         collections=tuple(own.collections),
         accept_shrink=accept_shrink,
+        share=own.share,
     )
 
 

@@ -1,14 +1,17 @@
-"""What the captures share: where things go, files that belong together, and how trouble is named."""
+"""What the captures have in common: where things go, files that belong together, and how trouble is named."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from docmind_backup.copying import Changed, Copied, Copier, SourceError, Version, version_at
-from docmind_backup.core.model import Entry, Omission, Source
+from docmind_backup.copying import Changed, Copied, Copier, SourceError, Version, reading, version_at
+from docmind_backup.core.model import Entry, FileEntry, Omission, Source
+from docmind_backup.core.sharing import same_sidecars
 from docmind_backup.readlock import Patience
+from docmind_backup.sharing import Held, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,51 @@ class Staging:
     emit: Callable[[Entry], None]
     copier: Copier
     patience: Patience
+    shelf: Shelf
+    """What an earlier backup holds of the source."""
+    keep: Callable[[bytes, int], None]
+    """Told of a file that is shared as it was: its inventory line and its size."""
 
     def place(self, stored: PurePosixPath) -> Path:
         """The path of `stored` below the root; its parent folders exist (0700)."""
         for parent in reversed(stored.parents[:-1]):
             (self.root / parent).mkdir(mode=0o700, exist_ok=True)
         return self.root / stored
+
+    def add(self, entry: FileEntry) -> None:
+        """Emit a file that was copied; shared instead where the earlier backup holds the same bytes."""
+        self.emit(self.shelf.exchanged(self.shelf.any(entry.path), entry, None, self.root / entry.path))
+
+    def reuse(self, source: Source, sidecars: Sequence[str], logs: Sequence[str]) -> bool:
+        """Share a file, with its database's sidecars, that nobody wrote to since; False when it has to be captured.
+
+        The sidecars are looked at first: when none of the `logs` held anything then, and the file is still as it
+        was after that, then the file alone was the whole content at that moment.
+        """
+        held = self.shelf.any(str(source.stored))
+        if held is None or self.shelf.mentions(printable(source.name)):
+            return False
+        beside_it = {suffix: version_at(beside(source.path, suffix)) for suffix in sidecars}
+        if not same_sidecars(held.fields, beside_it, logs=logs):
+            return False
+        with reading():
+            found = source.path.lstat()
+        target = self.place(source.stored)
+        return self.shelf.is_unchanged(held, found) and self.put(held, target.parent, target.name)
+
+    def put(self, held: Held, into: int | Path, name: str) -> bool:
+        """Share an unchanged file as `name` in `into`, and tell of it; False when it has to be copied."""
+        if isinstance(into, Path):
+            folder = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return self.put(held, folder, name)
+            finally:
+                os.close(folder)
+        line = self.shelf.put(held, into, name)
+        if line is None:
+            return False
+        self.keep(line, held.fields["size"])
+        return True
 
 
 def beside(path: Path, suffix: str) -> Path:

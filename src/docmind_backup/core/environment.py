@@ -78,6 +78,8 @@ class Choices:
     collections: tuple[str, ...] = ()
     """Exactly these collections; empty: those the active index snapshot (v2) or settings (v1) name."""
     accept_shrink: bool = False
+    share: bool = True
+    """What did not change is shared with the earlier backups, not copied again."""
 
     def parts(self, layout: Layout, *, analytics_enabled: bool) -> frozenset[Part]:
         """The parts this run has to hold."""

@@ -253,8 +253,10 @@ class FileEntry:
     uid: int = 0
     gid: int = 0
     origin: Origin | None = None
-    """None for files this tool made (a collection snapshot, a database copied by its own engine)."""
+    """None for files this tool made (a collection snapshot)."""
     stored: Stored | None = None
+    shared: bool = False
+    """An earlier backup holds the same bytes on the disk; not written: the totals say how much is a backup's own."""
 
 
 @dataclass(frozen=True, slots=True)

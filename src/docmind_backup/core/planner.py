@@ -28,6 +28,7 @@ from docmind_backup.core.model import (
     Source,
     Totals,
 )
+from docmind_backup.core.sharing import EarlierCollection, EarlierSource, earlier_collection, earlier_source, usable
 
 SHRUNK_TO = 0.4
 """A source that holds less than this share of what it held is shrunk hard (60 % of it gone)."""
@@ -91,6 +92,17 @@ class FileStep:
     source: Source
     files: int
     bytes: int
+    earlier: EarlierSource | None = None
+    """Where its unchanged files are shared from; None: everything is copied."""
+
+    @property
+    def new_files(self) -> int:
+        """At least so many are not in the earlier backup: the plan cannot know which of the others changed."""
+        return max(0, self.files - self.earlier.source.totals.files) if self.earlier else self.files
+
+    @property
+    def new_bytes(self) -> int:
+        return max(0, self.bytes - self.earlier.source.totals.bytes) if self.earlier else self.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ class CollectionStep:
     """The folder of its snapshot inside the backup."""
     bytes: int
     """Expected size, a guess from the last backup or the number of points."""
+    earlier: EarlierCollection | None = None
 
 
 Step = FileStep | CollectionStep
@@ -139,13 +152,18 @@ class BackupPlan:
 
     @property
     def bytes_needed(self) -> int:
-        """Space on the destination: everything, 2 % and a megabyte for the records, more for many files."""
-        files = sum(step.files for step in self.steps if isinstance(step, FileStep))
-        return int((self.copy_bytes + self.download_bytes) * 1.02) + (1 << 20) + files * 600
+        """Space on the destination: what is new, 2 % and a megabyte for the records, more for many files.
+
+        What an earlier backup holds counts as shared; a run that finds it changed looks at the space as it goes
+        (docs/adr/0011-sharing.md).
+        """
+        steps = [step for step in self.steps if isinstance(step, FileStep)]
+        files, new = sum(step.files for step in steps), sum(step.new_bytes for step in steps)
+        return int((new + self.download_bytes) * 1.02) + (1 << 20) + files * 600
 
     @property
     def files_needed(self) -> int:
-        return 8 + sum(step.files if isinstance(step, FileStep) else 2 for step in self.steps)
+        return 8 + sum(step.new_files if isinstance(step, FileStep) else 2 for step in self.steps)
 
 
 def plan_backup(
@@ -164,6 +182,7 @@ def plan_backup(
     parts = choices.parts(inventory.layout, analytics_enabled=inventory.environment.analytics_enabled)
     earlier = [b.record for b in history if b.record.scope.data_dir == str(inventory.environment.data_dir)]
     good = [b.record for b in history if b.counts and b.record in earlier]
+    shared = usable(history, str(inventory.environment.data_dir), now) if choices.share else ()
     seen = [s for s in inventory.seen if s.source.part in parts]
     states = _states(inventory, parts)
     found = [
@@ -178,7 +197,7 @@ def plan_backup(
         environment=inventory.environment,
         layout=inventory.layout,
         scope=_scope(inventory, choices, parts),
-        steps=tuple(_steps(seen, states, good)),
+        steps=tuple(_steps(seen, states, good, shared)),
         omissions=tuple(o for o in (*found, *_active_findings(inventory, parts)) if o not in accepted),
         notes=tuple(_notes(inventory, choices, parts, seen, found)),
         shrinks=tuple(_shrinks(seen, states, good)),
@@ -211,14 +230,18 @@ def _states(inventory: Inventory, parts: frozenset[Part]) -> tuple[CollectionSta
     return tuple(state for state in qdrant.collections if state.exists)
 
 
-def _steps(seen: Sequence[Seen], states: Sequence[CollectionState], good: Sequence[Record]) -> Iterator[Step]:
+def _steps(
+    seen: Sequence[Seen], states: Sequence[CollectionState], good: Sequence[Record], shared: Sequence[Backup]
+) -> Iterator[Step]:
     for part in ORDER:
         for one in seen:
             if one.source.part is part and one.exists:
-                yield FileStep(one.source, one.files, one.bytes)
+                earlier = earlier_source(shared, str(one.source.stored), one.source.kind)
+                yield FileStep(one.source, one.files, one.bytes, earlier)
         if part is Part.QDRANT:
             for state in states:
-                yield CollectionStep(state, PurePosixPath("qdrant", folder_name(state.name)), _guess(state, good))
+                stored = PurePosixPath("qdrant", folder_name(state.name))
+                yield CollectionStep(state, stored, _guess(state, good), earlier_collection(shared, state.name))
 
 
 _PLAIN = re.compile(r"[^/%\0-\x1f\ud800-\udfff]{1,200}\Z")

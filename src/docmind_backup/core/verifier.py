@@ -102,6 +102,8 @@ class Verification:
     omissions: tuple[Omission, ...] = ()
     notes: tuple[str, ...] = ()
     remembered: bool = False
+    also_damaged: tuple[str, ...] = ()
+    """Ids of the backups that share an altered file: it is the same bytes on the disk."""
 
     @property
     def verdict(self) -> Verdict:

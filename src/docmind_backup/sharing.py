@@ -1,0 +1,295 @@
+"""Put a stored file of an earlier backup into this one without copying it: a clone where there are any, else a link.
+
+Only ever between two backups, never with a source. Why and when: docs/adr/0011-sharing.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from docmind_backup.catalog import reading
+from docmind_backup.core import format as fmt
+from docmind_backup.core.model import Backup, FileEntry, Stored
+from docmind_backup.core.sharing import EarlierCollection, EarlierSource, still_stored, unchanged
+
+FICLONE = 0x4004_9409
+"""linux/fs.h: make one file share another's blocks (ioctl_ficlone(2))."""
+clone = fcntl.ioctl
+NO_CLONES = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+NO_LINK = {
+    errno.EMLINK,
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+}
+"""What linking answers when the file has to be copied; anything else is the destination's trouble."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One file as an earlier backup holds it."""
+
+    line: bytes
+    """Its line in that inventory."""
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """An earlier backup, opened; its inventory is the one its record vouches for."""
+
+    folder: int
+    inventory: Path
+
+
+class Sharing:
+    """What one run shares with: each earlier backup is opened once, and nobody removes it meanwhile."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._opened: dict[Path, _Earlier | None] = {}
+        self._clones = True
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Sharing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def shelf(self, earlier: EarlierSource | None) -> Shelf:
+        """What may be shared of one source; an empty shelf when nothing may."""
+        opened = self._open(earlier.backup) if earlier else None
+        shelf = Shelf(self, earlier, opened) if earlier and opened else Shelf(self, None, None)
+        self._stack.callback(shelf.close)
+        return shelf
+
+    def exchange(self, earlier: EarlierCollection | None, entry: FileEntry, target: Path) -> FileEntry:
+        """`entry`, lying at `target`, or what the earlier backup holds in its place when that is the same bytes."""
+        opened = self._open(earlier.backup) if earlier else None
+        if not (earlier and opened) or earlier.collection.sha256 != entry.sha256:
+            return entry
+        lines = _between(opened.inventory, [source.lines for source in earlier.backup.record.sources])
+        held = next((h for h in map(_parsed, lines) if h and _path(h) == earlier.collection.path), None)
+        return self.exchanged(held, opened.folder, entry, None, target)
+
+    def _open(self, backup: Backup) -> _Earlier | None:
+        if backup.directory not in self._opened:
+            try:
+                self._opened[backup.directory] = self._opened_now(backup)
+            except OSError as error:
+                self._opened[backup.directory] = None
+                self.notes.append(f"nothing is shared with {backup.id}: {error.strerror or error}")
+        return self._opened[backup.directory]
+
+    def _opened_now(self, backup: Backup) -> _Earlier:
+        inventory = backup.directory / fmt.INVENTORY
+        if _sha256(inventory) != backup.record.digests.get(fmt.INVENTORY):
+            raise OSError(errno.EUCLEAN, f"its {fmt.INVENTORY} is damaged; `docmind-backup verify {backup.id}`")
+        self._stack.enter_context(reading(backup.directory))
+        folder = os.open(backup.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stack.callback(os.close, folder)
+        return _Earlier(folder, inventory)
+
+    # -- sharing one file
+
+    def exchanged(
+        self, held: Held | None, folder: int, entry: FileEntry, into: int | None, name: str | Path
+    ) -> FileEntry:
+        """`entry`, a file just written to `name`, shared instead where `held` is the same bytes."""
+        if held is None or (held.fields["sha256"], held.fields["size"]) != (entry.sha256, entry.size):
+            return entry
+        if not entry.size:
+            return entry
+        beside = f".sharing-{threading.get_ident()}"
+        target = into if into is not None else os.open(Path(name).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            stored = self.put(held, folder, target, beside, entry.mtime_ns)
+            if stored is None:
+                return entry
+            os.rename(beside, Path(name).name if into is None else name, src_dir_fd=target, dst_dir_fd=target)
+        finally:
+            if into is None:
+                os.close(target)
+        return replace(entry, stored=stored, shared=True)
+
+    def put(self, held: Held, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
+        """The stored file of `held` as `name` in `into`; None when it is not as it was hashed, or cannot be shared.
+
+        A clone has the time of its source, a link that of the file it is.
+        """
+        path = _path(held)
+        try:
+            found = os.stat(path, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if not still_stored(held.fields, (found.st_ino, found.st_size, found.st_mtime_ns)):
+            return None
+        if self._clones:
+            cloned = self._clone(path, folder, into, name, mtime_ns)
+            if cloned:
+                return cloned
+        try:
+            os.link(path, name, src_dir_fd=folder, dst_dir_fd=into, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            return None
+        return Stored(found.st_ino, found.st_mtime_ns)
+
+    def _clone(self, path: str, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
+        """None where the file system cannot; then it is not asked again."""
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400, dir_fd=into)
+            try:
+                clone(target, FICLONE, source)
+                os.utime(target, ns=(mtime_ns, mtime_ns))
+                kept = os.fstat(target)
+                return Stored(kept.st_ino, kept.st_mtime_ns)
+            except BaseException as error:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=into)
+                if not isinstance(error, OSError) or error.errno not in NO_CLONES:
+                    raise
+                self._clones = False
+                return None
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+
+class Shelf:
+    """One source as an earlier backup holds it."""
+
+    def __init__(self, sharing: Sharing, earlier: EarlierSource | None, opened: _Earlier | None) -> None:
+        self._sharing = sharing
+        self._earlier = earlier
+        self._opened = opened
+        self._lines = self._read()
+        self._held: Held | None = None
+        self._key = ""
+        self._all: dict[str, Held] | None = None
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def next(self, path: str) -> Held | None:
+        """The file stored at `path`. Asked in the order of a walk, in which the inventory is: one line is kept."""
+        wanted = path.replace("/", "\0")
+        while self._key < wanted and (line := next(self._lines, None)) is not None:
+            self._held = _parsed(line)
+            self._key = _path(self._held).replace("/", "\0") if self._held else ""
+        return self._held if self._key == wanted else None
+
+    def any(self, path: str) -> Held | None:
+        """The file stored at `path`, asked in any order: for sources of a few files."""
+        if self._all is None:
+            self._all = {_path(held): held for held in map(_parsed, self._read()) if held}
+        return self._all.get(path)
+
+    def mentions(self, name: str) -> bool:
+        """The earlier backup says something of the source `name` (damaged, not checked): sharing would not say it."""
+        return self._earlier is not None and self._earlier.mentions(name)
+
+    def is_unchanged(self, held: Held, found: os.stat_result) -> bool:
+        """Whether nothing was written to a source since; `found`: its lstat."""
+        seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return (
+            self._earlier is not None
+            and stat.S_ISREG(found.st_mode)
+            and unchanged(held.fields, seen, self._earlier.before_ns)
+        )
+
+    def put(self, held: Held, into: int, name: str) -> bytes | None:
+        """The unchanged file as `name` in `into`, and its inventory line; None: it has to be copied."""
+        if self._opened is None:
+            return None
+        stored = self._sharing.put(held, self._opened.folder, into, name, held.fields["mtime_ns"])
+        if stored is None:
+            return None
+        kept = [stored.ino, stored.mtime_ns]
+        return held.line if kept == held.fields["stored"] else fmt.json_line({**held.fields, "stored": kept})
+
+    def exchanged(self, held: Held | None, entry: FileEntry, into: int | None, name: str | Path) -> FileEntry:
+        """`entry`, a file just copied to `name` (in `into`), shared instead where `held` is the same bytes."""
+        if self._opened is None:
+            return entry
+        return self._sharing.exchanged(held, self._opened.folder, entry, into, name)
+
+    def _read(self) -> Generator[bytes, None, None]:
+        if self._earlier is None or self._opened is None:
+            return
+        yield from _segment(self._opened.inventory, *self._earlier.source.lines)
+
+
+def sharers(directory: Path, paths: Iterable[str], backups: Iterable[Backup]) -> tuple[Backup, ...]:
+    """Those of `backups` that hold one of the files at `paths` in `directory` as the same file on the disk."""
+    inodes = {path: found for path in paths if (found := _inode(directory / path)) and found[2] > 1}
+    return tuple(b for b in backups if b.directory != directory and any(_has(b, *item) for item in inodes.items()))
+
+
+def _has(backup: Backup, path: str, inode: tuple[int, int, int]) -> bool:
+    """A shared file has the same path in both; a collection snapshot is named anew each time."""
+    snapshots = [taken.path for taken in backup.record.qdrant.collections] if backup.record.qdrant else []
+    return any(_inode(backup.directory / one) == inode for one in (path, *snapshots))
+
+
+def _inode(path: Path) -> tuple[int, int, int] | None:
+    """Device, inode and number of names of a file; None when it is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_nlink) if stat.S_ISREG(found.st_mode) else None
+
+
+def _path(held: Held) -> str:
+    return fmt.read_path(held.fields)
+
+
+def _parsed(line: bytes) -> Held | None:
+    """None for what is no file."""
+    fields = json.loads(line)
+    return Held(line, fields) if fields["type"] == "file" else None
+
+
+def _segment(inventory: Path, offset: int, length: int) -> Iterator[bytes]:
+    with inventory.open("rb") as lines:
+        lines.seek(offset)
+        for line in lines:
+            length -= len(line)
+            if length < 0:
+                return
+            yield line
+
+
+def _between(inventory: Path, segments: list[tuple[int, int]]) -> Iterator[bytes]:
+    """The lines that are in none of the segments."""
+    end, size = 0, inventory.stat().st_size
+    for offset, length in sorted((*segments, (size, 0))):
+        yield from _segment(inventory, end, offset - end)
+        end = offset + length
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
