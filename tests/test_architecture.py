@@ -78,7 +78,7 @@ ALLOWED = {
     "core.server": "core.model",
     "core.format": "core.model errors",
     "core.docmind": "core.format core.model",
-    "core.readme": "core.format core.model",
+    "core.readme": "core.format core.model core.qdrant_rest core.restore",
     "core.planner": "core.environment core.model",
     "core.qdrant_rest": "core.model errors",
     "core.restore": "core.environment core.model",
@@ -89,7 +89,7 @@ ALLOWED = {
 
 PURE = (
     "__future__ base64 collections contextlib dataclasses datetime enum functools hashlib ipaddress itertools json"
-    " math pathlib re string textwrap typing urllib.parse"
+    " math pathlib re shlex string textwrap typing urllib.parse"
 )
 """All of the standard library that the core may know: values, and functions from values to values."""
 

@@ -153,7 +153,9 @@ def test_a_renamed_backup_is_found_by_the_id_that_list_shows(catalog: Catalog, f
     assert catalog.find(shown, now=NOW) == catalog.find("19990101", now=NOW) == renamed
 
 
-@pytest.mark.parametrize("text", ["2026", "19980101", "", "backup_", "incomplete-", "no/such", "/no/such", "\0", "laetst"])
+@pytest.mark.parametrize(
+    "text", ["2026", "19980101", "", "backup_", "incomplete-", "no/such", "/no/such", "\0", "laetst"]
+)
 def test_what_means_no_backup_or_several_is_no_such_backup(catalog: Catalog, first: Path, text: str) -> None:
     clone(first, 2)
 

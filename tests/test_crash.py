@@ -161,6 +161,12 @@ def backups_in(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("*backup_*") if path.is_dir()) if root.is_dir() else []
 
 
+def last_event(root: Path) -> tuple[str, object]:
+    """The newest event and the exit code it tells."""
+    event = json.loads((root / "events.jsonl").read_text().splitlines()[-1])
+    return event["event"], event.get("exit_code")
+
+
 def stagings(root: Path) -> list[Path]:
     return sorted(root.glob(".staging-*"))
 
@@ -332,6 +338,7 @@ def test_a_signal_ends_a_run_and_leaves_nothing(
         code, said = process.end()
 
     assert code == SIGNALS[number]
+    assert last_event(env.backups) == ("backup_failed", code)
     assert "error: interrupted" in said
     assert "Traceback" not in said
     before.has_nothing_new()
@@ -470,6 +477,7 @@ def test_a_disk_that_runs_full_is_exit_13_and_gets_its_space_back(
     made = cli("create", *to_disk)
 
     assert made.code == 13
+    assert last_event(small_disk) == ("backup_failed", 13)
     assert "full" in made.err
     assert "hint:" in made.err
     assert "Traceback" not in made.err
@@ -553,6 +561,7 @@ def test_what_could_not_be_flushed_is_not_published(
         made = cli("create", "-C", env.project)
 
     assert made.code == 1
+    assert last_event(env.backups) == ("backup_failed", 1)
     assert "Input/output error; nothing was published" in made.err
     before.has_nothing_new()
     before.next_run_needs_no_help()

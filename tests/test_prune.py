@@ -191,7 +191,9 @@ def test_pruning_again_removes_nothing_more(first: Path, prune: Prune) -> None:
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_meant_is_exit_2_and_removes_nothing(first: Path, prune: Prune, options: tuple[str, ...]) -> None:
+def test_what_cannot_be_meant_is_exit_2_and_removes_nothing(
+    first: Path, prune: Prune, options: tuple[str, ...]
+) -> None:
     nights(first, 9)
     before = ids(first.parent)
 

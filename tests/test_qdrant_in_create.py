@@ -262,6 +262,17 @@ def test_a_checksum_that_is_not_that_of_the_bytes_is_a_mismatch(cli: Cli, env: D
     assert_nothing_of_ours(server)
 
 
+def test_without_a_checksum_the_size_still_tells(cli: Cli, env: DocMindV2, server: StandIn) -> None:
+    server.faults.no_checksum = True
+    server.faults.downloads.append(ChunkedCut(70_000, clean=True))
+
+    made = qdrant_alone(cli, env)
+
+    assert made.code == 3
+    assert lacks(made) == [(env.text_collection, "mismatch")]
+    assert "70,000 bytes arrived" in detail(made)
+
+
 def test_a_server_without_checksums_gives_a_complete_backup_with_a_note(
     cli: Cli, env: DocMindV2, server: StandIn
 ) -> None:
