@@ -189,9 +189,9 @@ def test_latest_of_incomplete_ones_is_the_newest(catalog: Catalog, first: Path) 
 def test_a_held_lock_is_an_error_that_names_the_holder(catalog: Catalog) -> None:
     with catalog.lock():
         pass
-    with held_by_another(catalog.root / ".backup.lock") as pid, pytest.raises(Locked, match=f"process {pid} "):
-        with catalog.lock():
-            pytest.fail("two writers")
+    lock = catalog.root / ".backup.lock"
+    with held_by_another(lock) as pid, pytest.raises(Locked, match=f"process {pid} "), catalog.lock():
+        pytest.fail("two writers")
 
 
 def test_a_lock_is_waited_for(catalog: Catalog) -> None:

@@ -229,7 +229,9 @@ MOMENTS: tuple[Moment, ...] = (
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-def test_killed_while_talking_to_qdrant(moment: Moment, before: Before, env: DocMindV2, server: StandIn) -> None:
+def test_killed_while_talking_to_qdrant(
+    moment: Moment, before: Before, cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
     gate = Gate()
     moment(server, gate)
 
@@ -238,8 +240,10 @@ def test_killed_while_talking_to_qdrant(moment: Moment, before: Before, env: Doc
         process.kill()
     gate.set()
 
+    assert "unfinished" in cli("list", "-C", env.project).out
     before.is_as_it_was()
     before.next_run_needs_no_help(unanswered=moment is asking_for_a_snapshot)
+    assert "unfinished" not in cli("list", "-C", env.project).out
 
 
 def test_killed_before_the_server_made_the_snapshot_it_makes_all_the_same(
@@ -294,23 +298,6 @@ def test_killed_at_a_random_moment(seed: int, before: Before, cli: Cli, env: Doc
     assert snapshot_of_sources(env) == held
     assert cli("create", "-C", env.project).code == 0
     assert stagings(env.backups) == []
-
-
-def test_a_run_that_was_killed_is_named_as_unfinished_until_the_next(
-    before: Before, cli: Cli, env: DocMindV2, server: StandIn
-) -> None:
-    gate = Gate()
-    in_the_middle_of_a_download(server, gate)
-    with creating(env) as process:
-        process.await_at(gate)
-        process.kill()
-
-    listed = cli("list", "-C", env.project)
-
-    assert listed.code == 0
-    assert "unfinished" in listed.out
-    before.next_run_needs_no_help()
-    assert "unfinished" not in cli("list", "-C", env.project).out
 
 
 # -- signals -------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import pty
 import re
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -456,28 +456,31 @@ class Seen:
 
 
 def in_terminal(
-    cwd: Path, *args: str, columns: int, on_text: Callable[[str], object] = lambda _: None, **environment: str
+    cwd: Path,
+    *args: str,
+    columns: int,
+    stdout: Path | None = None,
+    on_text: Callable[[str], object] = lambda _: None,
+    **environment: str,
 ) -> Seen:
-    """Run the tool in `cwd`, a terminal for stdin, stdout and stderr; `on_text` hears all that came so far."""
+    """Run the tool in `cwd` with a terminal, but for what `stdout` gets; `on_text` hears all that came so far."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-m", "docmind_backup", *args],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=cwd,
-        env=_environment(environment),
-        start_new_session=True,
-    ) as process:
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "docmind_backup", *args],
+            stdin=theirs,
+            stdout=stack.enter_context(stdout.open("wb")) if stdout else theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env=_environment(environment),
+            start_new_session=True,
+        )
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        stack.callback(os.close, ours)
         os.close(theirs)
-        try:
-            text = _read_all(ours, on_text)
-        except BaseException:
-            process.send_signal(signal.SIGKILL)
-            raise
-        finally:
-            os.close(ours)
+        text = _read_all(ours, on_text)
         code = process.wait()
     screen = Screen(columns)
     screen.feed(text)
@@ -486,21 +489,23 @@ def in_terminal(
 
 def _read_all(terminal: int, on_text: Callable[[str], object]) -> str:
     """Until the last process has closed it, which Linux tells by an error."""
-    content = b""
-    while select.select([terminal], [], [], 120)[0]:
+    content, deadline = b"", time.monotonic() + 60
+    while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             content += os.read(terminal, 65_536)
         except OSError:
             return content.decode()
         on_text(content.decode(errors="replace"))
-    raise AssertionError(f"silent for two minutes after {content!r}")
+    raise AssertionError(f"not done after a minute: {content[-2000:]!r}")
 
 
 def add_big_upload(env: DocMindV2) -> None:
     (env.uploads / "scans.pdf").write_bytes(os.urandom(1_000_000) * 40)
 
 
-def create_slowly(env: DocMindV2, server: StandIn, *, columns: int, **environment: str) -> Seen:
+def create_slowly(
+    env: DocMindV2, server: StandIn, *, columns: int, stdout: Path | None = None, **environment: str
+) -> Seen:
     """`create` of 41 MB in a terminal; Qdrant makes its snapshots only once a bar was seen that has moved."""
     add_big_upload(env)
     gate = server.faults.create_gate = Event()
@@ -509,7 +514,7 @@ def create_slowly(env: DocMindV2, server: StandIn, *, columns: int, **environmen
         if any(done > 40 for done, _ in states("copied", text)):
             gate.set()
 
-    return in_terminal(env.project, "create", columns=columns, on_text=open_when_moved, **environment)
+    return in_terminal(env.project, "create", columns=columns, stdout=stdout, on_text=open_when_moved, **environment)
 
 
 def states(bar: str, text: str) -> list[tuple[float, float]]:
@@ -560,6 +565,17 @@ def test_a_terminal_that_can_nothing_gets_plain_lines(short_env: DocMindV2) -> N
 
     assert "\x1b" not in seen.text
     assert "data/uploads: ok, 7 files, 477 kB" in seen.lines
+
+
+def test_bars_stay_out_of_an_answer_that_goes_elsewhere(short_env: DocMindV2, server: StandIn, tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+
+    seen = create_slowly(short_env, server, columns=80, stdout=answer)
+
+    (backup,) = [p for p in short_env.backups.iterdir() if p.name.startswith("backup_")]
+    assert answer.read_text() == f"{backup}\n"
+    assert "━" in seen.text
+    assert seen.lines[-1] == "next: docmind-backup verify latest"
 
 
 def test_an_error_in_a_terminal_says_what_to_do(tmp_path: Path) -> None:
