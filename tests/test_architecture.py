@@ -79,7 +79,7 @@ ALLOWED = {
     "core.server": "core.model",
     "core.format": "core.model errors",
     "core.docmind": "core.format core.model",
-    "core.readme": "core.format core.model",
+    "core.readme": "core.format core.model core.qdrant_rest core.restore",
     "core.planner": "core.environment core.model core.sharing",
     "core.sharing": "core.model",
     "core.qdrant_rest": "core.model errors",
@@ -91,7 +91,7 @@ ALLOWED = {
 
 PURE = (
     "__future__ base64 collections contextlib dataclasses datetime enum functools hashlib ipaddress itertools json"
-    " math pathlib re string textwrap typing urllib.parse"
+    " math pathlib re shlex string textwrap typing urllib.parse"
 )
 """All of the standard library that the core may know: values, and functions from values to values."""
 
@@ -120,7 +120,6 @@ IMPURE_METHODS = {
 LONG = {
     "cli.create": "its options are its signature",
     "core.planner.plan_backup": "one field of the plan a line: the plan is what it is about",
-    "collection.capture_collection": "the order of the writes on the server is the point, and is read in one piece",
     "render.show": "a table, row by row",
 }
 """Functions of more than FUNCTION_LINES lines, each with the reason."""
@@ -327,7 +326,9 @@ def test_a_function_fits_a_screen_or_has_a_reason() -> None:
         for function in functions(module)
     }
 
-    assert {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES and name not in LONG} == {}
+    long = {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES}
+    assert {name: lines for name, lines in long.items() if name not in LONG} == {}
+    assert set(LONG) == set(long)
 
 
 # -- start-up ------------------------------------------------------------------------------------

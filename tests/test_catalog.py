@@ -153,7 +153,9 @@ def test_a_renamed_backup_is_found_by_the_id_that_list_shows(catalog: Catalog, f
     assert catalog.find(shown, now=NOW) == catalog.find("19990101", now=NOW) == renamed
 
 
-@pytest.mark.parametrize("text", ["2026", "19980101", "", "backup_", "incomplete-", "no/such", "/no/such", "\0", "laetst"])
+@pytest.mark.parametrize(
+    "text", ["2026", "19980101", "", "backup_", "incomplete-", "no/such", "/no/such", "\0", "laetst"]
+)
 def test_what_means_no_backup_or_several_is_no_such_backup(catalog: Catalog, first: Path, text: str) -> None:
     clone(first, 2)
 
@@ -187,9 +189,9 @@ def test_latest_of_incomplete_ones_is_the_newest(catalog: Catalog, first: Path) 
 def test_a_held_lock_is_an_error_that_names_the_holder(catalog: Catalog) -> None:
     with catalog.lock():
         pass
-    with held_by_another(catalog.root / ".backup.lock") as pid, pytest.raises(Locked, match=f"process {pid} "):
-        with catalog.lock():
-            pytest.fail("two writers")
+    lock = catalog.root / ".backup.lock"
+    with held_by_another(lock) as pid, pytest.raises(Locked, match=f"process {pid} "), catalog.lock():
+        pytest.fail("two writers")
 
 
 def test_a_lock_is_waited_for(catalog: Catalog) -> None:

@@ -161,6 +161,12 @@ def backups_in(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("*backup_*") if path.is_dir()) if root.is_dir() else []
 
 
+def last_event(root: Path) -> tuple[str, object]:
+    """The newest event and the exit code it tells."""
+    event = json.loads((root / "events.jsonl").read_text().splitlines()[-1])
+    return event["event"], event.get("exit_code")
+
+
 def stagings(root: Path) -> list[Path]:
     return sorted(root.glob(".staging-*"))
 
@@ -223,7 +229,9 @@ MOMENTS: tuple[Moment, ...] = (
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-def test_killed_while_talking_to_qdrant(moment: Moment, before: Before, env: DocMindV2, server: StandIn) -> None:
+def test_killed_while_talking_to_qdrant(
+    moment: Moment, before: Before, cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
     gate = Gate()
     moment(server, gate)
 
@@ -232,8 +240,10 @@ def test_killed_while_talking_to_qdrant(moment: Moment, before: Before, env: Doc
         process.kill()
     gate.set()
 
+    assert "unfinished" in cli("list", "-C", env.project).out
     before.is_as_it_was()
     before.next_run_needs_no_help(unanswered=moment is asking_for_a_snapshot)
+    assert "unfinished" not in cli("list", "-C", env.project).out
 
 
 def test_killed_before_the_server_made_the_snapshot_it_makes_all_the_same(
@@ -290,23 +300,6 @@ def test_killed_at_a_random_moment(seed: int, before: Before, cli: Cli, env: Doc
     assert stagings(env.backups) == []
 
 
-def test_a_run_that_was_killed_is_named_as_unfinished_until_the_next(
-    before: Before, cli: Cli, env: DocMindV2, server: StandIn
-) -> None:
-    gate = Gate()
-    in_the_middle_of_a_download(server, gate)
-    with creating(env) as process:
-        process.await_at(gate)
-        process.kill()
-
-    listed = cli("list", "-C", env.project)
-
-    assert listed.code == 0
-    assert "unfinished" in listed.out
-    before.next_run_needs_no_help()
-    assert "unfinished" not in cli("list", "-C", env.project).out
-
-
 # -- signals -------------------------------------------------------------------------------------
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -332,6 +325,7 @@ def test_a_signal_ends_a_run_and_leaves_nothing(
         code, said = process.end()
 
     assert code == SIGNALS[number]
+    assert last_event(env.backups) == ("backup_failed", code)
     assert "error: interrupted" in said
     assert "Traceback" not in said
     before.has_nothing_new()
@@ -470,6 +464,7 @@ def test_a_disk_that_runs_full_is_exit_13_and_gets_its_space_back(
     made = cli("create", *to_disk)
 
     assert made.code == 13
+    assert last_event(small_disk) == ("backup_failed", 13)
     assert "full" in made.err
     assert "hint:" in made.err
     assert "Traceback" not in made.err
@@ -553,6 +548,7 @@ def test_what_could_not_be_flushed_is_not_published(
         made = cli("create", "-C", env.project)
 
     assert made.code == 1
+    assert last_event(env.backups) == ("backup_failed", 1)
     assert "Input/output error; nothing was published" in made.err
     before.has_nothing_new()
     before.next_run_needs_no_help()

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from qdrant_client import QdrantClient, models
 from docmind_backup.capture import Captured, capture
 from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, Part, Reason, Source
 from docmind_backup.embedded import describe
+from docmind_backup.sample import leaks_forgiven
 
 STORED = PurePosixPath("qdrant/local")
 COUNTS = {"text": 300, "image": 20}
@@ -40,14 +40,9 @@ client.close()
 
 @contextmanager
 def client(path: Path) -> Iterator[QdrantClient]:
-    """A client in this process; it leaves a connection to `:memory:` open, which 3.13 warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        opened = QdrantClient(path=str(path))
-        try:
-            yield opened
-        finally:
-            opened.close()
+    """A client in this process."""
+    with leaks_forgiven(), closing(QdrantClient(path=str(path))) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

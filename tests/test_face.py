@@ -13,13 +13,13 @@ import pty
 import re
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,16 +177,22 @@ def made() -> Iterator[Made]:
         (env.uploads / "link.pdf").symlink_to("document-00.pdf")
         (env.uploads / "empty folder").mkdir()
         Path(os.fsdecode(os.fsencode(env.uploads) + b"/r\xe9sum\xe9.pdf")).write_bytes(b"content")
-        created = run("create", "-C", env.project, "--include-logs", "--include-env", "--json")
+        created = run(env.project, "create", "--include-logs", "--include-env", "--json")
         yield Made(env, server, created, Path(json.loads(created.out)["directory"]))
 
 
-def run(*args: object, stdout: int | None = None, **environment: str) -> Result:
+@pytest.fixture
+def there(made: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """`made`, and one stands in its folder."""
+    monkeypatch.chdir(made.env.project)
+    return made
+
+
+def run(cwd: Path, *args: str, stdout: int = subprocess.PIPE) -> Result:
     """The tool as a process of its own whose output goes to pipes; colours would be welcome."""
-    command = [sys.executable, "-m", "docmind_backup", *map(str, args)]
-    out = subprocess.PIPE if stdout is None else stdout
+    command = [sys.executable, "-m", "docmind_backup", *args]
     done = subprocess.run(
-        command, stdout=out, stderr=subprocess.PIPE, text=True, check=False, env=_environment(environment)
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=cwd, env=_environment({})
     )
     return Result(done.returncode, done.stdout or "", done.stderr)
 
@@ -239,35 +245,35 @@ def test_the_readme_of_a_backup(made: Made, golden: Golden) -> None:
     golden("readme.txt", fixed((made.path / "README.md").read_text("utf-8"), made.env.project))
 
 
-def test_show(cli: Cli, made: Made, golden: Golden) -> None:
-    golden("show.txt", fixed(session(("show", cli("show", "-C", made.env.project))), made.env.project))
+def test_show(cli: Cli, there: Made, golden: Golden) -> None:
+    golden("show.txt", fixed(session(("show", cli("show"))), there.env.project))
 
 
-def test_restore_plan(cli: Cli, made: Made, golden: Golden) -> None:
-    shown = cli("restore-plan", "-C", made.env.project)
+def test_restore_plan(cli: Cli, there: Made, golden: Golden) -> None:
+    shown = cli("restore-plan")
 
-    golden("restore-plan.txt", fixed(session(("restore-plan", shown)), made.env.project))
-
-
-def test_restore_plan_as_json(cli: Cli, made: Made, golden: Golden) -> None:
-    shown = cli("restore-plan", "-C", made.env.project, "--json")
-
-    golden("restore-plan.json", fixed_json(shown.json(), made.env.project))
+    golden("restore-plan.txt", fixed(session(("restore-plan", shown)), there.env.project))
 
 
-def test_verify_names_what_it_finds(cli: Cli, made: Made, golden: Golden, tmp_path: Path) -> None:
-    copy = tmp_path / made.path.name
-    shutil.copytree(made.path, copy, symlinks=True)
+def test_restore_plan_as_json(cli: Cli, there: Made, golden: Golden) -> None:
+    shown = cli("restore-plan", "--json")
+
+    golden("restore-plan.json", fixed_json(shown.json(), there.env.project))
+
+
+def test_verify_names_what_it_finds(cli: Cli, there: Made, golden: Golden, tmp_path: Path) -> None:
+    copy = tmp_path / there.path.name
+    shutil.copytree(there.path, copy, symlinks=True)
     (copy / "data/uploads/document-00.pdf").unlink()
     _append(copy / "data/uploads/document-01.pdf", b"more")
     _append(copy / "cache/docmind.duckdb", b"")
     (copy / "data/uploads/notes.txt").write_bytes(b"not ours")
 
-    steps = [("verify DIR", cli("verify", "-C", made.env.project, copy))]
-    steps += [("verify --json DIR", cli("verify", "-C", made.env.project, "--json", copy))]
-    steps += [("verify --quick", cli("verify", "-C", made.env.project, "--quick"))]
+    steps = [("verify DIR", cli("verify", copy))]
+    steps += [("verify --json DIR", cli("verify", "--json", copy))]
+    steps += [("verify --quick", cli("verify", "--quick"))]
 
-    golden("verify.txt", fixed(session(*steps).replace(str(tmp_path), HOME), made.env.project))
+    golden("verify.txt", fixed(session(*steps).replace(str(tmp_path), HOME), there.env.project))
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -307,9 +313,10 @@ def record(number: int, started_at: datetime, *, points: tuple[int, int] = (48_2
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Path:
-    """Backups of every state, two that DocMind made, two that cannot be used, one unfinished: records only."""
-    root, now = tmp_path / "backups", datetime.now(UTC)
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Backups of every state, DocMind's own, broken and unfinished ones: records only, where one stands."""
+    monkeypatch.chdir(tmp_path)
+    root, now = tmp_path / "data" / "backups", datetime.now(UTC)
     records = [
         record(1, now - timedelta(days=400, hours=5), points=(40_000, 40_017)),
         record(2, now - timedelta(days=45, hours=5), included=FULL[:3], qdrant=None),
@@ -346,10 +353,10 @@ def foreign(created_at: datetime, *, complete: bool) -> str:
     return json.dumps({"created_at": created_at.isoformat(), "complete": complete, "bytes_written": 812_000_000})
 
 
-def test_list_piped_and_in_a_narrow_terminal(cli: Cli, catalog: Path, tmp_path: Path, golden: Golden) -> None:
-    where = ("-C", tmp_path, "--dest", catalog)
-    piped = cli("list", *where)
-    narrow = in_terminal("list", *where, columns=80)
+@pytest.mark.usefixtures("catalog")
+def test_list_piped_and_in_a_narrow_terminal(cli: Cli, tmp_path: Path, golden: Golden) -> None:
+    piped = cli("list")
+    narrow = in_terminal(tmp_path, "list", columns=80)
 
     screen = Result(narrow.code, "".join(f"{line}\n" for line in narrow.lines), "")
     golden("list.txt", fixed(session(("list | cat", piped), ("list        # 80 columns", screen)), tmp_path))
@@ -357,16 +364,16 @@ def test_list_piped_and_in_a_narrow_terminal(cli: Cli, catalog: Path, tmp_path: 
     assert any(line.endswith("DAMAGED") for line in narrow.lines)
 
 
-def test_list_as_json(cli: Cli, catalog: Path, tmp_path: Path, golden: Golden) -> None:
-    listed = cli("list", "-C", tmp_path, "--dest", catalog, "--json")
+@pytest.mark.usefixtures("catalog")
+def test_list_as_json(cli: Cli, tmp_path: Path, golden: Golden) -> None:
+    golden("list.json", fixed_json(cli("list", "--json").json(), tmp_path))
 
-    golden("list.json", fixed_json(listed.json(), tmp_path))
 
+@pytest.mark.usefixtures("catalog")
+def test_prune_gives_every_verdict_its_reasons(cli: Cli, tmp_path: Path, golden: Golden) -> None:
+    words = ("prune", "--keep-last", "2", "--keep-incomplete", "0", "--dry-run")
 
-def test_prune_gives_every_verdict_its_reasons(cli: Cli, catalog: Path, tmp_path: Path, golden: Golden) -> None:
-    decided = cli("prune", "-C", tmp_path, "--dest", catalog, "--keep-last", "2", "--keep-incomplete", "0", "--dry-run")
-
-    golden("prune.txt", fixed(session(("prune --keep-last 2 --keep-incomplete 0 --dry-run", decided)), tmp_path))
+    golden("prune.txt", fixed(session((" ".join(words), cli(*words))), tmp_path))
 
 
 # -- a terminal ----------------------------------------------------------------------------------
@@ -449,23 +456,31 @@ class Seen:
 
 
 def in_terminal(
-    *args: object, columns: int, on_text: Callable[[str], object] = lambda _: None, **environment: str
+    cwd: Path,
+    *args: str,
+    columns: int,
+    stdout: Path | None = None,
+    on_text: Callable[[str], object] = lambda _: None,
+    **environment: str,
 ) -> Seen:
-    """Run the tool with a terminal for stdin, stdout and stderr; `on_text` hears all that came so far."""
+    """Run the tool in `cwd` with a terminal, but for what `stdout` gets; `on_text` hears all that came so far."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    command = [sys.executable, "-m", "docmind_backup", *map(str, args)]
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=_environment(environment), start_new_session=True
-    ) as process:
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "docmind_backup", *args],
+            stdin=theirs,
+            stdout=stack.enter_context(stdout.open("wb")) if stdout else theirs,
+            stderr=theirs,
+            cwd=cwd,
+            env=_environment(environment),
+            start_new_session=True,
+        )
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        stack.callback(os.close, ours)
         os.close(theirs)
-        try:
-            text = _read_all(ours, on_text)
-        except BaseException:
-            process.send_signal(signal.SIGKILL)
-            raise
-        finally:
-            os.close(ours)
+        text = _read_all(ours, on_text)
         code = process.wait()
     screen = Screen(columns)
     screen.feed(text)
@@ -474,21 +489,23 @@ def in_terminal(
 
 def _read_all(terminal: int, on_text: Callable[[str], object]) -> str:
     """Until the last process has closed it, which Linux tells by an error."""
-    content = b""
-    while select.select([terminal], [], [], 120)[0]:
+    content, deadline = b"", time.monotonic() + 60
+    while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             content += os.read(terminal, 65_536)
         except OSError:
             return content.decode()
         on_text(content.decode(errors="replace"))
-    raise AssertionError(f"silent for two minutes after {content!r}")
+    raise AssertionError(f"not done after a minute: {content[-2000:]!r}")
 
 
 def add_big_upload(env: DocMindV2) -> None:
     (env.uploads / "scans.pdf").write_bytes(os.urandom(1_000_000) * 40)
 
 
-def create_slowly(env: DocMindV2, server: StandIn, *, columns: int, **environment: str) -> Seen:
+def create_slowly(
+    env: DocMindV2, server: StandIn, *, columns: int, stdout: Path | None = None, **environment: str
+) -> Seen:
     """`create` of 41 MB in a terminal; Qdrant makes its snapshots only once a bar was seen that has moved."""
     add_big_upload(env)
     gate = server.faults.create_gate = Event()
@@ -497,7 +514,7 @@ def create_slowly(env: DocMindV2, server: StandIn, *, columns: int, **environmen
         if any(done > 40 for done, _ in states("copied", text)):
             gate.set()
 
-    return in_terminal("create", "-C", env.project, columns=columns, on_text=open_when_moved, **environment)
+    return in_terminal(env.project, "create", columns=columns, stdout=stdout, on_text=open_when_moved, **environment)
 
 
 def states(bar: str, text: str) -> list[tuple[float, float]]:
@@ -527,7 +544,7 @@ def test_in_a_terminal_no_line_is_wider_than_the_terminal(short_env: DocMindV2, 
     (short_env.uploads / "link.pdf").symlink_to("/etc/hostname")
 
     made = create_slowly(short_env, server, columns=columns)
-    others = [in_terminal(*words, "-C", short_env.project, columns=columns) for words in (("list",), ("verify",))]
+    others = [in_terminal(short_env.project, word, columns=columns) for word in ("list", "verify")]
 
     assert [seen.lines for seen in (made, *others) if seen.screen.wrapped] == []
     assert [seen.lines[-1][:6] for seen in (made, *others)] == ["next: "] * 3
@@ -544,14 +561,25 @@ def test_colours_are_used_and_no_color_is_obeyed(short_env: DocMindV2, server: S
 
 
 def test_a_terminal_that_can_nothing_gets_plain_lines(short_env: DocMindV2) -> None:
-    seen = in_terminal("create", "-C", short_env.project, columns=80, TERM="dumb")
+    seen = in_terminal(short_env.project, "create", columns=80, TERM="dumb")
 
     assert "\x1b" not in seen.text
     assert "data/uploads: ok, 7 files, 477 kB" in seen.lines
 
 
+def test_bars_stay_out_of_an_answer_that_goes_elsewhere(short_env: DocMindV2, server: StandIn, tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+
+    seen = create_slowly(short_env, server, columns=80, stdout=answer)
+
+    (backup,) = [p for p in short_env.backups.iterdir() if p.name.startswith("backup_")]
+    assert answer.read_text() == f"{backup}\n"
+    assert "━" in seen.text
+    assert seen.lines[-1] == "next: docmind-backup verify latest"
+
+
 def test_an_error_in_a_terminal_says_what_to_do(tmp_path: Path) -> None:
-    seen = in_terminal("show", "-C", tmp_path, "--dest", ".", "nothing", columns=80)
+    seen = in_terminal(tmp_path, "show", "nothing", columns=80)
 
     assert seen.code == 10
     assert [line.split(":")[0] for line in seen.lines if ": " in line] == ["error", "hint"]
@@ -561,7 +589,7 @@ def test_an_error_in_a_terminal_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_in_a_pipe_the_answer_is_a_path_and_each_step_a_plain_line(short_env: DocMindV2) -> None:
-    made = run("create", "-C", short_env.project)
+    made = run(short_env.project, "create")
 
     (backup,) = [p for p in short_env.backups.iterdir() if p.name.startswith("backup_")]
     assert made.out == f"{backup}\n"
@@ -587,7 +615,7 @@ LOOKS = [("list",), ("show",), ("verify",), ("restore-plan",), ("prune", "--dry-
 
 @pytest.mark.parametrize("words", LOOKS, ids=" ".join)
 def test_in_a_pipe_nothing_is_coloured(made: Made, words: tuple[str, ...]) -> None:
-    done = run(*words, "-C", made.env.project)
+    done = run(made.env.project, *words)
 
     assert done.code == 0
     assert done.out
@@ -598,9 +626,8 @@ def test_in_a_pipe_nothing_is_coloured(made: Made, words: tuple[str, ...]) -> No
 def test_a_reader_who_leaves_early_is_no_failure(short_env: DocMindV2, words: Sequence[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    project = () if words == ("--help",) else ("-C", short_env.project)
     try:
-        done = run(*words, *project, stdout=writer)
+        done = run(short_env.project, *words, stdout=writer)
     finally:
         os.close(writer)
 

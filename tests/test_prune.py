@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.catalogs import (
@@ -72,7 +73,7 @@ def id_of(backup: Path) -> str:
     return backup.name.partition("backup_")[2]
 
 
-def nights(first: Path, count: int, **changes: object) -> list[Path]:
+def nights(first: Path, count: int, **changes: Any) -> list[Path]:
     """`count` backups more, each a night later and with the next sequence."""
     return [clone(first, number, **changes) for number in range(2, count + 2)]
 
@@ -191,7 +192,9 @@ def test_pruning_again_removes_nothing_more(first: Path, prune: Prune) -> None:
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_meant_is_exit_2_and_removes_nothing(first: Path, prune: Prune, options: tuple[str, ...]) -> None:
+def test_what_cannot_be_meant_is_exit_2_and_removes_nothing(
+    first: Path, prune: Prune, options: tuple[str, ...]
+) -> None:
     nights(first, 9)
     before = ids(first.parent)
 

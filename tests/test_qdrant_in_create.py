@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.standin import (
     Flip,
     ForcedGzip,
     HtmlPage,
+    Stall,
     StandIn,
     WrongLength,
 )
@@ -262,6 +264,17 @@ def test_a_checksum_that_is_not_that_of_the_bytes_is_a_mismatch(cli: Cli, env: D
     assert_nothing_of_ours(server)
 
 
+def test_without_a_checksum_the_size_still_tells(cli: Cli, env: DocMindV2, server: StandIn) -> None:
+    server.faults.no_checksum = True
+    server.faults.downloads.append(ChunkedCut(70_000, clean=True))
+
+    made = qdrant_alone(cli, env)
+
+    assert made.code == 3
+    assert lacks(made) == [(env.text_collection, "mismatch")]
+    assert "70,000 bytes arrived" in detail(made)
+
+
 def test_a_server_without_checksums_gives_a_complete_backup_with_a_note(
     cli: Cli, env: DocMindV2, server: StandIn
 ) -> None:
@@ -370,6 +383,54 @@ def test_a_refused_creation_leaves_nothing_to_clean_up(cli: Cli, env: DocMindV2,
     assert made.code == 3
     assert "the disk of the Qdrant server" in detail(made)
     assert not list(env.backups.glob(".state/servers/*"))
+
+
+class Passage(Event):
+    """A gate that stands open and tells when somebody came through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = Event()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.passed.set()
+        return super().wait(timeout)
+
+
+def test_a_creation_that_takes_too_long_is_named_and_what_comes_of_it_later_too(
+    cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_CREATE_TIMEOUT", "1")
+    asked, late_answer = Event(), Passage()
+    server.faults.create_gate, server.faults.answer_gate = asked, late_answer
+    made = create(cli, env, "--collection", env.text_collection)
+    asked.set()
+    assert late_answer.passed.wait(60)
+
+    next_one = create(cli, env, "--collection", env.text_collection)
+
+    assert made.code == 3
+    assert lacks(made) == [(env.text_collection, "unreachable")]
+    assert "nothing came for 1 s" in detail(made)
+    assert_rest_is_saved(made)
+    assert next_one.code == 0, next_one.err
+    (late,) = server.snapshots(env.text_collection)
+    assert [left["snapshot"] for left in next_one.json()["left_on_server"]] == [late]
+
+
+def test_a_download_that_stalls_is_given_up(
+    cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "0.2")
+    server.faults.downloads.append(Stall(70_000, Event()))
+
+    made = qdrant_alone(cli, env)
+
+    assert made.code == 3
+    assert lacks(made) == [(env.text_collection, "unreachable")]
+    assert "nothing came for 0.2 s" in detail(made)
+    assert_nothing_of_ours(server)
 
 
 # -- which collections ---------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from tests.environments import (
 )
 from tests.standin import StandIn
 
-from docmind_backup.sample import SampleEnvironment, build_sample, write_index_snapshot
+from docmind_backup.sample import SampleEnvironment, build_sample, leaks_forgiven, write_index_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,7 @@ def test_the_chats_are_sqlite_in_wal_mode_closed_cleanly(sample: SampleEnvironme
 
 def test_qdrant_holds_both_collections_with_their_metadata(sample: SampleEnvironment) -> None:
     meta = read_json(sample.data_dir / "storage" / sample.index_snapshot / "manifest.meta.json")
-    client = QdrantClient(path=str(sample.qdrant_path))
-    try:
+    with leaks_forgiven(), closing(QdrantClient(path=str(sample.qdrant_path))) as client:
         for role, name, count in (
             ("text", sample.text_collection, 24),
             ("image", sample.image_collection, 12),
@@ -189,8 +188,6 @@ def test_qdrant_holds_both_collections_with_their_metadata(sample: SampleEnviron
             assert client.count(name).count == count
             assert client.get_collection(name).config.metadata == meta["collection_metadata"][role]
         points, _ = client.scroll(sample.image_collection, limit=100, with_payload=True)
-    finally:
-        client.close()
     for payload in (point.payload or {} for point in points):
         for kind in ("image", "thumbnail"):
             name = payload[f"{kind}_artifact_id"] + payload[f"{kind}_artifact_suffix"]

@@ -233,14 +233,14 @@ def test_no_mishap_lets_the_key_out(
     mishap: Mishap, cli: Cli, project: DocMindV2, locked: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_secrets(project, "environment", monkeypatch)
-    here = ("-C", project.project)
-    assert cli("create", *here, "--only", "qdrant").code == 0
+    here, little = ("-C", project.project), ("--only", "qdrant,identity")
+    assert cli("create", *here, *little).code == 0
     mishap(locked)
 
     results: dict[str, Result] = {
-        "a backup without it": cli("create", *here, "-v"),
-        "a failure": cli("create", *here, "-v", "--qdrant-snapshot"),
-        "a failure as JSON": cli("create", *here, "--json", "--qdrant-snapshot"),
+        "a backup without it": cli("create", *here, *little, "-v"),
+        "a failure": cli("create", *here, *little, "-v", "--qdrant-snapshot"),
+        "a failure as JSON": cli("create", *here, *little, "--json", "--qdrant-snapshot"),
         "what the backup says": cli("show", "--json", *here, "latest"),
         "a restore plan": cli("restore-plan", *here, "latest"),
         "a restore plan as JSON": cli("restore-plan", *here, "--json", "latest"),

@@ -25,7 +25,7 @@ from tests.standin import StandIn
 
 from docmind_backup import sharing
 from docmind_backup.core.model import FileEntry, QdrantRecord
-from docmind_backup.core.sharing import still_stored, unchanged
+from docmind_backup.core.sharing import same_sidecars, still_stored, unchanged
 from docmind_backup.sample import image_points
 
 LONG_AGO = 1_600_000_000
@@ -330,6 +330,31 @@ def test_a_stored_file_has_to_be_the_one_that_was_hashed() -> None:
 
 
 # -- databases -----------------------------------------------------------------------------------
+
+NO_LOG = {"-wal": None, "-journal": None}
+EMPTY_LOG = {"-wal": (1, 0, 2, 3), "-journal": None}
+JOURNAL = {"-wal": None, "-journal": (4, 512, 5, 6)}
+LOG = {"-wal": (1, 4096, 2, 3), "-journal": None}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "same"),
+    [
+        (NO_LOG, NO_LOG, True),
+        (EMPTY_LOG, EMPTY_LOG, True),
+        (JOURNAL, JOURNAL, True),
+        (LOG, LOG, False),
+        (NO_LOG, LOG, False),
+        (NO_LOG, EMPTY_LOG, False),
+        (EMPTY_LOG, NO_LOG, False),
+        (JOURNAL, {**JOURNAL, "-journal": (4, 512, 5, 7)}, False),
+        ({}, NO_LOG, False),
+    ],
+)
+def test_sidecars_have_to_be_as_recorded_and_their_logs_empty(recorded: Any, now: Any, same: bool) -> None:
+    fields = json.loads(json.dumps({"origin": {"sidecars": recorded}}))
+
+    assert same_sidecars(fields, now, logs=("-wal",)) is same
 
 
 def sessions(database: Path) -> int:

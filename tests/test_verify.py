@@ -363,7 +363,9 @@ def test_with_the_inventory_damaged_the_sums_take_over(verify: Verify, backup: P
     }
 
 
-def test_with_both_lists_damaged_both_are_named_and_what_the_record_names_is_still_checked(verify: Verify, backup: Path) -> None:
+def test_with_both_lists_damaged_both_are_named_and_what_the_record_names_is_still_checked(
+    verify: Verify, backup: Path
+) -> None:
     flip(backup / "inventory.jsonl", 100)
     flip(backup / "SHA256SUMS", 100)
     snapshot = one(backup, "collection snapshot")
@@ -522,9 +524,7 @@ def test_quick_sees_names_and_sizes(verify: Verify, backup: Path) -> None:
     assert verify(backup, "--quick").findings == {("missing", gone), ("unexpected", "added")}
 
 
-def test_a_quick_look_that_found_nothing_is_no_verification_to_remember(
-    verify: Verify, cli: Cli, backup: Path
-) -> None:
+def test_a_quick_look_that_found_nothing_is_no_verification_to_remember(verify: Verify, cli: Cli, backup: Path) -> None:
     assert verify(backup, "--quick").found["remembered"] is False
     assert in_catalog(cli, backup, "list", "--json").json()[0]["verified"] is None
 
@@ -748,7 +748,9 @@ def test_a_backup_outside_any_catalog_is_verified_and_nothing_is_written_beside_
 
 
 def _can_unshare() -> bool:
-    return shutil.which("unshare") is not None and subprocess.run(["unshare", "-m", "true"], check=False).returncode == 0
+    return (
+        shutil.which("unshare") is not None and subprocess.run(["unshare", "-m", "true"], check=False).returncode == 0
+    )
 
 
 def in_private_mounts(*lines: str) -> subprocess.CompletedProcess[str]:

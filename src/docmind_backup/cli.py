@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -388,8 +388,6 @@ def verify(
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
     from docmind_backup import documents, operations, render
-    from docmind_backup.errors import FormatTooNew
-    from docmind_backup.verify import CannotCheck
 
     face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
@@ -397,20 +395,31 @@ def verify(
             directories = operations.find_all(run.job)
         else:
             directories = tuple(run.job.catalog.find(one, now=run.job.clock()) for one in backup or ["latest"])
-        results: list[Verification] = []
-        failed: list[BackupError] = []
-        for directory in directories:
-            try:
-                results.append(_verify_one(run, face, directory, quick=quick, say=not as_json))
-            except (FormatTooNew, CannotCheck) as error:
-                failed.append(error)
-                _report(error, as_json=as_json)
+        results, failed = _verify_each(run, face, directories, quick=quick, as_json=as_json)
         if as_json and (results or not failed):
             _print_json([documents.verification(found) for found in results])
         elif results:
             render.verified_next(face, results)
         codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
         raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
+
+
+def _verify_each(
+    run: Run, face: Face, directories: Iterable[Path], *, quick: bool, as_json: bool
+) -> tuple[list[Verification], list[BackupError]]:
+    """(verified, those of which nothing can be said): one of a newer format does not stop the others."""
+    from docmind_backup.errors import FormatTooNew
+    from docmind_backup.verify import CannotCheck
+
+    results: list[Verification] = []
+    failed: list[BackupError] = []
+    for directory in directories:
+        try:
+            results.append(_verify_one(run, face, directory, quick=quick, say=not as_json))
+        except (FormatTooNew, CannotCheck) as error:
+            failed.append(error)
+            _report(error, as_json=as_json)
+    return results, failed
 
 
 def _verify_one(run: Run, face: Face, directory: Path, *, quick: bool, say: bool) -> Verification:

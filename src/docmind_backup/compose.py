@@ -45,13 +45,24 @@ def compose(
     loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
     for warning in loaded.warnings:
         warn(warning)
-    sinks = [loaded.events or loaded.root / EVENTS]
-    if loaded.own.telemetry:
-        sinks.append(loaded.environment.telemetry)
     if loaded.choices.qdrant_path and loaded.choices.collections:
         raise UsageError("an embedded Qdrant is saved as a whole: --collection and --qdrant-path exclude each other")
     server = _server(loaded) if ask_qdrant and wants_qdrant(loaded.choices) else None
-    job = Job(
+    job = _job(loaded, server, warn)
+    if ask_qdrant and (warning := _exposed_key(loaded)):
+        warn(warning)
+    try:
+        yield Run(job, loaded)
+    finally:
+        if isinstance(server, AbstractContextManager):
+            server.__exit__(None, None, None)
+
+
+def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
+    sinks = [loaded.events or loaded.root / EVENTS]
+    if loaded.own.telemetry:
+        sinks.append(loaded.environment.telemetry)
+    return Job(
         environment=loaded.environment,
         choices=loaded.choices,
         retention=loaded.retention,
@@ -64,13 +75,6 @@ def compose(
         busy_wait_s=loaded.own.busy_wait,
         min_free=loaded.own.min_free,
     )
-    if ask_qdrant and (warning := _exposed_key(loaded)):
-        warn(warning)
-    try:
-        yield Run(job, loaded)
-    finally:
-        if isinstance(server, AbstractContextManager):
-            server.__exit__(None, None, None)
 
 
 def _exposed_key(loaded: Settings) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
+from threading import Event
 
 from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
@@ -101,22 +102,24 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     """
     started = job.clock()
     _check_data_dir(job)
-    with _failure_told(job), job.catalog.lock(job.lock_wait_s):
+    with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
         job.catalog.clean()
         candidates = _clean_server(job)
         plan, backup = _made(job, on_event)
         _announce(job, backup, started)
+        told.set()
         pruned = _prune(job) if prune_after and _may_prune(backup) else None
     return Created(plan, backup, pruned, candidates)
 
 
 @contextmanager
-def _failure_told(job: Job) -> Iterator[None]:
+def _failure_told(job: Job) -> Iterator[Event]:
     """A run that publishes nothing says so in the events: the last one and the exit code agree."""
+    told = Event()
     try:
-        yield
+        yield told
     except BackupError as error:
-        if job.catalog.root.is_dir():
+        if not told.is_set() and job.catalog.root.is_dir():
             job.events.emit("backup_failed", error=str(error), exit_code=error.exit_code)
         raise
 

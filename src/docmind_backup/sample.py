@@ -7,13 +7,15 @@ that reads them is tried on.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -418,8 +420,7 @@ def _write_qdrant(folder: Path, index: Index, text: list[dict[str, Any]], image:
     from qdrant_client import QdrantClient, models  # here, because it takes over a second
 
     metadata = index.meta["collection_metadata"]
-    client = QdrantClient(path=str(folder))
-    try:
+    with leaks_forgiven(), closing(QdrantClient(path=str(folder))) as client:
         client.create_collection(
             index.text_collection,
             vectors_config={name: models.VectorParams.model_validate(v) for name, v in TEXT_VECTORS.items()},
@@ -435,8 +436,15 @@ def _write_qdrant(folder: Path, index: Index, text: list[dict[str, Any]], image:
         )
         client.upsert(index.text_collection, [models.PointStruct.model_validate(point) for point in text])
         client.upsert(index.image_collection, [models.PointStruct.model_validate(point) for point in image])
-    finally:
-        client.close()
+
+
+@contextmanager
+def leaks_forgiven() -> Iterator[None]:
+    """qdrant-client's local mode drops an open SQLite connection per collection; Python 3.13 complains of each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
 
 
 # -- the rest of an environment ------------------------------------------------------------------

@@ -433,7 +433,8 @@ def _leaves(model: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
             yield (*path, name), value
 
 
-_CREDENTIALS = re.compile(r"://[^/@]*@")
+_CREDENTIALS = re.compile(r"(?<=://).*@|(?<=[?#]).*")
+"""Of an address: the part before the last `@`, and all after `?`: where people put passwords and keys."""
 
 
 def _shown(value: Any) -> str:
@@ -445,7 +446,8 @@ def _shown(value: Any) -> str:
         case list():
             return ", ".join(map(str, value)) or "(empty)"
         case _:
-            return _CREDENTIALS.sub("://********@", str(value)) or "(empty)"
+            text = str(value)
+            return (_CREDENTIALS.sub("********", text) if "://" in text else text) or "(empty)"
 
 
 def _one_line(error: Exception) -> str:

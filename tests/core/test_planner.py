@@ -68,7 +68,10 @@ EVERYTHING = (
     seen(Part.LOGS, 2),
     seen(Part.ENV),
 )
-TEXT, IMAGE = collection("docs__1", "text", metadata={"d": "1"}), collection("images__1", "image", 7, metadata={"d": "1"})
+TEXT, IMAGE = (
+    collection("docs__1", "text", metadata={"d": "1"}),
+    collection("images__1", "image", 7, metadata={"d": "1"}),
+)
 SERVER = QdrantState("http://127.0.0.1:6333", "1.18.3", collections=(TEXT, IMAGE))
 DAMAGED = Seal("0" * 64, NOON, "full", intact=False)
 
@@ -82,9 +85,7 @@ def inventory(*found: Seen, server: QdrantState | None = SERVER, **changes: Any)
     return replace(made, **changes)
 
 
-def plan(
-    found: Inventory | None = None, *history: Backup, choices: Choices | None = None, **choice: Any
-) -> BackupPlan:
+def plan(found: Inventory | None = None, *history: Backup, choices: Choices | None = None, **choice: Any) -> BackupPlan:
     return plan_backup(
         found or inventory(),
         choices or Choices(**choice),
@@ -120,11 +121,19 @@ def test_a_healthy_environment_is_captured_whole_and_what_belongs_together_close
         (Layout.V2, Choices(), "cache chat storage identity artifacts uploads qdrant"),
         (Layout.V2, Choices(include_uploads=False), "cache chat storage identity artifacts qdrant"),
         (Layout.V2, Choices(qdrant="off"), "cache chat storage identity artifacts uploads"),
-        (Layout.V2, Choices(include_logs=True, include_env=True), "cache chat storage identity artifacts uploads logs env qdrant"),
+        (
+            Layout.V2,
+            Choices(include_logs=True, include_env=True),
+            "cache chat storage identity artifacts uploads logs env qdrant",
+        ),
         (Layout.V2, Choices(only=frozenset({Part.QDRANT})), "qdrant"),
         (Layout.V2, Choices(only=frozenset({Part.LOGS}), include_env=True), "logs"),
         (Layout.V1, Choices(), "cache chat storage qdrant"),
-        (Layout.V1, Choices(include_uploads=True, include_analytics=True), "cache chat storage uploads analytics qdrant"),
+        (
+            Layout.V1,
+            Choices(include_uploads=True, include_analytics=True),
+            "cache chat storage uploads analytics qdrant",
+        ),
     ],
 )
 def test_the_scope_is_what_was_asked_for_and_steps_are_only_of_it(
@@ -373,9 +382,7 @@ def test_a_collection_that_lost_most_of_its_points_is_shrunk() -> None:
 
 def test_shrinking_is_measured_against_the_last_good_backup_and_not_against_a_shrunk_one() -> None:
     good = backup(stored(Part.UPLOADS, 100, 10**6), sequence=1)
-    shrunk = backup(
-        stored(Part.UPLOADS, 3, 3000), sequence=2, shrinks=(Shrink(Part.UPLOADS, "files", 100, 3),)
-    )
+    shrunk = backup(stored(Part.UPLOADS, 3, 3000), sequence=2, shrinks=(Shrink(Part.UPLOADS, "files", 100, 3),))
     damaged = backup(stored(Part.UPLOADS, 1, 10), sequence=3, seal=DAMAGED)
     now = inventory(seen(Part.UPLOADS, 3, 3000))
 

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.values import DATA, ENVIRONMENT, NOON, PROJECT, absent, backup, captured, collection, qdrant, seen, stored
+from tests.core.values import (
+    DATA,
+    ENVIRONMENT,
+    NOON,
+    PROJECT,
+    absent,
+    backup,
+    captured,
+    collection,
+    qdrant,
+    seen,
+    stored,
+)
 
 from docmind_backup.core.model import (
     Backup,
@@ -332,9 +344,7 @@ def test_an_embedded_storage_is_files_to_copy_and_no_server() -> None:
         ("unknown", "1.18.3", False),
     ],
 )
-def test_a_snapshot_goes_to_its_own_minor_version_or_the_next(
-    made_with: str, target_version: str, fits: bool
-) -> None:
+def test_a_snapshot_goes_to_its_own_minor_version_or_the_next(made_with: str, target_version: str, fits: bool) -> None:
     problem = version_problem(made_with, target_version)
 
     assert (problem == "") is fits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -124,12 +123,12 @@ def names(*sequences: int) -> set[Path]:
 # -- the golden table ----------------------------------------------------------------------------
 
 
-def test_every_golden_case_gets_the_verdicts_written_beside_it() -> None:
+def test_every_golden_case_gets_the_verdicts_written_beside_it(request: pytest.FixtureRequest) -> None:
     written = GOLDEN.read_text()
     blocks = written.split("\n\n")
     decided = "\n\n".join(_decided(block) if block.startswith("# ") else block for block in blocks)
 
-    if os.environ.get("REWRITE_GOLDEN"):
+    if request.config.getoption("--update-golden"):
         GOLDEN.write_text(decided)
     assert decided == GOLDEN.read_text()
 

@@ -75,9 +75,7 @@ def _build(canonical: str, peer_id: int, mtime: int) -> bytes:
     return b"".join(members) + sparse_tar.END_OF_ARCHIVE
 
 
-def _make_shard(
-    path: Path, config: dict[str, Any], payload_index: dict[str, Any], points: list[Point]
-) -> None:
+def _make_shard(path: Path, config: dict[str, Any], payload_index: dict[str, Any], points: list[Point]) -> None:
     import qdrant_edge as edge
 
     params = config["params"]
@@ -87,9 +85,7 @@ def _make_shard(
     )
     for name, schema in payload_index.items():
         kind = schema if isinstance(schema, str) else schema["type"]
-        shard.update(
-            edge.UpdateOperation.create_field_index(name, getattr(edge.PayloadSchemaType, kind.capitalize()))
-        )
+        shard.update(edge.UpdateOperation.create_field_index(name, getattr(edge.PayloadSchemaType, kind.capitalize())))
     if points:
         shard.update(edge.UpdateOperation.upsert_points([_to_edge(point) for point in points]))
     shard.flush()
@@ -111,9 +107,7 @@ def _sparse(params: dict[str, Any]) -> Any:
     import qdrant_edge as edge
 
     return {
-        name: edge.EdgeSparseVectorParams(
-            modifier=edge.Modifier.Idf if spec.get("modifier") == "idf" else None
-        )
+        name: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf if spec.get("modifier") == "idf" else None)
         for name, spec in (params.get("sparse_vectors") or {}).items()
     } or None
 
@@ -244,9 +238,7 @@ def _plain_vector(vector: Any) -> Any:
 def shortest(value: float) -> float:
     """The shortest decimal that is the same 32-bit float: how the server prints vectors."""
     single = struct.pack("<f", value)
-    return next(
-        short for digits in range(1, 18) if struct.pack("<f", short := float(f"{value:.{digits}g}")) == single
-    )
+    return next(short for digits in range(1, 18) if struct.pack("<f", short := float(f"{value:.{digits}g}")) == single)
 
 
 def sha256(data: bytes) -> str:

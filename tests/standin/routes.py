@@ -139,9 +139,7 @@ def describe(call: Call) -> Outcome:
 def _indexed(collection: Collection) -> int:
     """Below the indexing threshold only sparse vectors count."""
     vectors = [point["vector"] for point in collection.points.values()]
-    return sum(
-        isinstance(part, dict) for named in vectors if isinstance(named, dict) for part in named.values()
-    )
+    return sum(isinstance(part, dict) for named in vectors if isinstance(named, dict) for part in named.values())
 
 
 def _schema(collection: Collection, name: str, schema: Any) -> dict[str, Any]:
@@ -264,9 +262,7 @@ ROUTES = (
     Route("POST", "/collections/{c}/points/delete", delete_points, manage=True),
     Route("GET", "/collections/{c}/snapshots", snapshot_routes.snapshots),
     Route("POST", "/collections/{c}/snapshots", snapshot_routes.create, manage=True, free=True),
-    Route(
-        "POST", "/collections/{c}/snapshots/upload", snapshot_routes.upload, manage=True, text_forbidden=True
-    ),
+    Route("POST", "/collections/{c}/snapshots/upload", snapshot_routes.upload, manage=True, text_forbidden=True),
     Route("PUT", "/collections/{c}/snapshots/recover", snapshot_routes.recover, manage=True),
     Route("GET", "/collections/{c}/snapshots/{s}", snapshot_routes.download, text_errors=True),
     Route("DELETE", "/collections/{c}/snapshots/{s}", snapshot_routes.delete, manage=True),

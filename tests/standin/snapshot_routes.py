@@ -58,9 +58,7 @@ def download(call: Call) -> Outcome:
 def delete(call: Call) -> Outcome:
     """The failing one is not recorded: text by the source."""
     if call.faults.spend("delete_fails"):
-        raise RefusedError(
-            500, "Service internal error: failed to remove snapshot: Permission denied (os error 13)"
-        )
+        raise RefusedError(500, "Service internal error: failed to remove snapshot: Permission denied (os error 13)")
     call.state.delete_snapshot(call.path["c"], call.path["s"])
     return Reply(True)
 

@@ -35,9 +35,7 @@ def member(name: str, data: bytes, *, mtime: int = 0) -> bytes:
 def read_pieces(path: Path) -> list[Piece]:
     """What is not a hole, by the file system's word."""
     with path.open("rb") as file:
-        return [
-            (start, os.pread(file.fileno(), end - start, start)) for start, end in _extents(file.fileno())
-        ]
+        return [(start, os.pread(file.fileno(), end - start, start)) for start, end in _extents(file.fileno())]
 
 
 def _extents(fd: int) -> Iterable[tuple[int, int]]:

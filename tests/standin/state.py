@@ -224,8 +224,7 @@ class State:
             missing = f"{folder}/{content.missing_shards[0]}"
             raise RefusedError(
                 500,
-                "Service internal error: Can't restore snapshot in local mode with missing data at shard: "
-                + missing,
+                "Service internal error: Can't restore snapshot in local mode with missing data at shard: " + missing,
             )
         return content
 

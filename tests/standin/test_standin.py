@@ -46,9 +46,7 @@ POINTS = [*(point(number, page=number) for number in range(24)), point(UUID, pag
 @pytest.fixture
 def server() -> Iterator[StandIn]:
     with StandIn(clock=lambda: NOON) as running:
-        running.create_collection(
-            "docs", POINTS, metadata={"owner": "text"}, payload_indexes={"page": "integer"}
-        )
+        running.create_collection("docs", POINTS, metadata={"owner": "text"}, payload_indexes={"page": "integer"})
         yield running
 
 
@@ -95,9 +93,7 @@ def test_a_page_of_a_scroll_leads_to_the_next(client: httpx.Client) -> None:
     seen: list[int | str] = []
     offset = None
     while seen == [] or offset is not None:
-        page = client.post("/collections/docs/points/scroll", json={"limit": 10, "offset": offset}).json()[
-            "result"
-        ]
+        page = client.post("/collections/docs/points/scroll", json={"limit": 10, "offset": offset}).json()["result"]
         seen += [row["id"] for row in page["points"]]
         offset = page["next_page_offset"]
 
@@ -207,9 +203,7 @@ def test_points_can_change_while_a_snapshot_is_made(server: StandIn, client: htt
     assert server.count("docs") == 26
 
 
-@pytest.mark.parametrize(
-    "fault", [Drop(1000), Drop(0), Drop(1000, reset=True), WrongLength(7), ChunkedCut(1000)]
-)
+@pytest.mark.parametrize("fault", [Drop(1000), Drop(0), Drop(1000, reset=True), WrongLength(7), ChunkedCut(1000)])
 def test_a_download_that_breaks_off_is_an_error_to_httpx(
     server: StandIn, client: httpx.Client, fault: DownloadFault
 ) -> None:

@@ -176,8 +176,6 @@ def ineligibility(
     """
     needed = {Part.CACHE, Part.STORAGE, Part.CHAT, Part.UPLOADS, Part.IDENTITY, Part.QDRANT}
     qdrant = record.qdrant
-    captured = {c.role: c for c in qdrant.collections} if qdrant else {}
-    roles = {"text", "image"}
     rows: tuple[tuple[str, bool], ...] = (
         ("it is incomplete", not record.complete),
         (f"it does not hold {_words(needed - set(record.included))}", not needed <= set(record.included)),
@@ -185,24 +183,29 @@ def ineligibility(
         ("Qdrant is embedded (a folder), DocMind expects a server", qdrant is not None and qdrant.embedded),
         ("the version of the application is unknown", not app_version),
         (f"uploads or artifacts hold links: {', '.join(links[:3])}", bool(links)),
-        ("there is no active index snapshot", active is None),
         ("there is no deployment id", not record.scope.deployment_id),
-        (
-            "the collections are not exactly those of the active index snapshot",
-            captured.keys() != roles
-            or (active is not None and {r: c.name for r, c in captured.items()} != dict(active.collections)),
-        ),
-        (
-            "uploads changed since DocMind indexed them last",
-            active is not None and active.corpus_hash != corpus,
-        ),
-        (
-            "a collection's metadata is not what the active index snapshot says",
-            active is not None
-            and any(c.state.metadata != active.collection_metadata.get(r, {}) for r, c in captured.items()),
-        ),
+        ("there is no active index snapshot", active is None),
+        *(_activation_rows(record, active, corpus) if active else ()),
     )
     return tuple(reason for reason, applies in rows if applies)
+
+
+def _activation_rows(record: Record, active: IndexSnapshot, corpus: str) -> tuple[tuple[str, bool], ...]:
+    """What has to fit together: the active index snapshot, its two collections, the uploads it was made of."""
+    captured = {c.role: c for c in record.qdrant.collections} if record.qdrant else {}
+    names = {role: taken.name for role, taken in captured.items()}
+    metadata = {role: taken.state.metadata for role, taken in captured.items()}
+    return (
+        (
+            "the collections are not exactly those of the active index snapshot",
+            names.keys() != {"text", "image"} or names != dict(active.collections),
+        ),
+        ("uploads changed since DocMind indexed them last", active.corpus_hash != corpus),
+        (
+            "a collection's metadata is not what the active index snapshot says",
+            any(found != active.collection_metadata.get(role, {}) for role, found in metadata.items()),
+        ),
+    )
 
 
 def _words(parts: Iterable[Part]) -> str:
