@@ -50,14 +50,15 @@ ALLOWED = {
     "settings": "core errors",
     # what the tool does
     "operations": "core errors catalog events executor ledger scan sharing verify",
-    "executor": "core errors capture catalog collection copying durable embedded ledger records sharing",
+    "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
     "scan": "core errors embedded",
     "verify": "core errors catalog snapshot_tar",
     # one thing each, on the core
-    "capture": "core copying databases embedded readlock sharing staging",
+    "capture": "core copying crew databases embedded readlock sharing staging",
     "catalog": "core errors durable",
     "collection": "core errors durable ledger sharing",
     "copying": "core",
+    "crew": "core copying",
     "databases": "core copying readlock staging",
     "durable": "errors",
     "embedded": "core copying databases staging",

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from docmind_backup.copying import ATTEMPTS, Copier, Replaced, SourceError, open_source, reading
-from docmind_backup.core.model import DirEntry, Entry, Kind, LinkEntry, Omission, Reason, Source
+from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, LinkEntry, Omission, Reason, Source
+from docmind_backup.crew import Crew, Window
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
 from docmind_backup.readlock import Patience
@@ -34,12 +36,14 @@ def capture(
     busy_wait_s: float = 5.0,
     shelf: Shelf | None = None,
     keep: Callable[[bytes, int], None] = lambda _line, _size: None,
+    crew: Crew | None = None,
 ) -> Captured:
     """Store `source` at `staging / source.stored`; one entry a stored thing, parents before children.
 
     `on_bytes` hears of every few MB, and of 0 bytes while something is waited for. What is as the earlier backup of
-    `shelf` has it is shared; of those files `keep` hears instead: inventory line and size. Raises what these raise,
-    and OSError of the destination.
+    `shelf` has it is shared; of those files `keep` hears instead: inventory line and size. The files of a tree are
+    copied by `crew` where there is one: `on_bytes` is called from its threads, the others from this one. Raises what
+    these raise, and OSError of the destination.
     """
     shelf = shelf or Sharing().shelf(None)
     place = Staging(staging, emit, Copier(on_bytes), Patience(busy_wait_s, on_bytes), shelf, keep)
@@ -48,7 +52,7 @@ def capture(
             case Kind.FILE:
                 return _capture_file(source, place)
             case Kind.TREE:
-                return _Tree(source, place).capture()
+                return _Tree(source, place, crew.window(on_bytes) if crew else None).capture()
             case Kind.SQLITE:
                 return capture_sqlite(source, place)
             case Kind.DUCKDB:
@@ -88,21 +92,38 @@ class _Folder:
     source: int
     stored: int
     """Descriptors; -1: closed for the time being."""
+    users: int = 0
+    """Jobs under way that need the descriptors."""
+    closing: bool = False
 
     def close(self) -> None:
-        if self.source >= 0:
-            os.close(self.source)
-            os.close(self.stored)
+        """Now, or when the last job is done."""
+        self.closing = self.users > 0
+        if self.closing or self.source < 0:
+            return
+        os.close(self.source)
+        os.close(self.stored)
         self.source = self.stored = -1
+
+    def done(self) -> None:
+        """A job less."""
+        self.users -= 1
+        if self.closing:
+            self.close()
 
 
 class _Tree:
     """One walk over a tree, by directory descriptors: what lies outside the root cannot be reached."""
 
-    def __init__(self, source: Source, staging: Staging) -> None:
+    def __init__(self, source: Source, staging: Staging, window: Window | None) -> None:
         self._source = source
         self._staging = staging
+        self._window = window
+        """None: everything is done at once, in this thread."""
+        self._root: _Folder | None = None
         self._way: list[_Folder] = []
+        self._folders: list[_Folder] = []
+        """All that are open: those of the way, and those left behind in which jobs are under way."""
         self._device = 0
         self._omissions: list[Omission] = []
         self._notes: list[str] = []
@@ -117,8 +138,13 @@ class _Tree:
             self._push("", root, None, target)
             while self._way:
                 self._go_on()
+            if self._window:
+                self._window.finish()
         finally:
-            for folder in self._way:
+            if self._window:
+                self._window.abandon_unless_done()
+            for folder in self._folders:
+                folder.users = 0
                 folder.close()
         return Captured(tuple(self._omissions), tuple(self._notes))
 
@@ -146,15 +172,28 @@ class _Tree:
                         type_ = _type(os.stat(name, dir_fd=folder.source, follow_symlinks=False).st_mode)
             raise SourceError(Reason.CHANGING, "it was replaced each time it was opened")
         except SourceError as miss:
-            if miss.reason is Reason.GONE:
-                self._note(path, "gone before it could be read")
-            else:
-                self._omissions.append(omission(self._source, miss, path))
+            self._miss(path, miss)
+
+    def _miss(self, path: str, miss: SourceError) -> None:
+        if miss.reason is Reason.GONE:
+            self._note(path, "gone before it could be read")
+        else:
+            self._omit(omission(self._source, miss, path))
+
+    def _visit_alone(self, folder: _Folder, name: str) -> None:
+        """Capture at once, and all of it if it is a folder now, what was replaced while it waited for its turn."""
+        before, self._way, self._window = (self._way, self._window), [], None
+        try:
+            self._visit(folder, name, _Type.FILE)
+            while self._way:
+                self._go_on()
+        finally:
+            self._way, self._window = before
 
     def _capture(self, folder: _Folder, name: str, path: str, type_: _Type) -> None:
         match type_:
             case _Type.FILE:
-                self._file(folder, name, self._stored(path))
+                self._file(folder, name, path)
             case _Type.FOLDER:
                 self._push(path, open_source(name, folder.source, flags=os.O_DIRECTORY), folder, name)
             case _Type.LINK:
@@ -162,18 +201,47 @@ class _Tree:
             case _Type.OTHER:
                 self._note(path, "not a file, a folder or a link (FIFO, socket or device): skipped")
 
-    def _file(self, folder: _Folder, name: str, stored: str) -> None:
-        staging = self._staging
-        held = staging.shelf.next(stored)
-        if held and self._unchanged(held, folder, name) and staging.put(held, folder.stored, name):
-            return
-        entry = staging.copier.copy(folder.source, name, folder.stored, name).entry(stored)
-        staging.emit(staging.shelf.exchanged(held, entry, folder.stored, name))
-
-    def _unchanged(self, held: Held, folder: _Folder, name: str) -> bool:
+    def _file(self, folder: _Folder, name: str, path: str) -> None:
         with reading():
             found = os.stat(name, dir_fd=folder.source, follow_symlinks=False)
-        return self._staging.shelf.is_unchanged(held, found)
+        if not stat.S_ISREG(found.st_mode):
+            raise Replaced
+        stored, shelf = self._stored(path), self._staging.shelf
+        job = partial(_store, shelf, shelf.next(stored), found, folder, name, stored)
+        if self._window is None:
+            self._tell(job(self._staging.copier))
+        else:
+            folder.users += 1
+            self._window.give(job, partial(self._take, folder, name, path), found.st_size)
+
+    def _take(self, folder: _Folder, name: str, path: str, result: Callable[[], FileEntry | Held]) -> None:
+        try:
+            self._tell(result())
+        except Replaced:
+            self._visit_alone(folder, name)
+        except SourceError as miss:
+            self._miss(path, miss)
+        finally:
+            folder.done()
+
+    def _tell(self, stored: FileEntry | Held) -> None:
+        if isinstance(stored, Held):
+            self._staging.keep(stored.line, stored.fields["size"])
+        else:
+            self._staging.emit(stored)
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Do it when the files before it were told of."""
+        if self._window is None:
+            act()
+        else:
+            self._window.later(act)
+
+    def _emit(self, entry: Entry) -> None:
+        self._later(lambda: self._staging.emit(entry))
+
+    def _omit(self, missing: Omission) -> None:
+        self._later(lambda: self._omissions.append(missing))
 
     def _link(self, folder: _Folder, name: str, path: str) -> None:
         with reading():
@@ -182,7 +250,7 @@ class _Tree:
                 raise Replaced
             target = os.readlink(name, dir_fd=folder.source)
         os.symlink(target, name, dir_fd=folder.stored)
-        self._staging.emit(LinkEntry(self._stored(path), target, found.st_mtime_ns, found.st_uid, found.st_gid))
+        self._emit(LinkEntry(self._stored(path), target, found.st_mtime_ns, found.st_uid, found.st_gid))
         if _leaves(path, target):
             self._note(path, "link kept, its target is not saved", target)
 
@@ -201,13 +269,28 @@ class _Tree:
         finally:
             if stored < 0:
                 os.close(source)
-        self._way.append(_Folder(path, iter(things), source, stored))
-        self._staging.emit(
+        self._remember(_Folder(path, iter(things), source, stored))
+        self._emit(
             DirEntry(self._stored(path), found.st_mtime_ns, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
         )
         self._look_for_mount(path, found.st_dev)
+
+    def _remember(self, folder: _Folder) -> None:
+        """Go into it; what is open besides it stays within bounds."""
+        self._way.append(folder)
+        self._folders.append(folder)
         if len(self._way) > MAX_OPEN + 1:
             self._way[-MAX_OPEN - 1].close()
+        if self._root is None:
+            self._root = folder
+            folder.users = 1  # folders are opened again from here
+        while self._window and self._open() > MAX_OPEN + 1 and self._window.take_some():
+            pass
+
+    def _open(self) -> int:
+        if len(self._folders) > MAX_OPEN + 1:
+            self._folders = [folder for folder in self._folders if folder.source >= 0]
+        return len(self._folders)
 
     def _list(self, source: int, path: str) -> list[tuple[str, _Type]]:
         """Sorted; a listing that breaks off is an omission, what came until then is captured."""
@@ -219,18 +302,19 @@ class _Tree:
                     if not any(fnmatchcase(entry.name, pattern) for pattern in skip):
                         things.append((entry.name, _listed_type(entry)))
         except SourceError as miss:
-            self._omissions.append(omission(self._source, miss, path))
+            self._omit(omission(self._source, miss, path))
         return sorted(things, key=lambda thing: thing[0])
 
     def _reopened(self, folder: _Folder) -> bool:
         """Open it again from the root, name by name; False, and an omission, when it went elsewhere."""
         names = folder.path.split("/")
-        root = self._way[0]
+        root = self._root
+        assert root
         try:
             folder.source = _descend(root.source, names, _enter_source)
         except SourceError as miss:
             moved = SourceError(Reason.CHANGING, f"it was moved while it was read: {miss.detail}")
-            self._omissions.append(omission(self._source, moved, folder.path))
+            self._omit(omission(self._source, moved, folder.path))
             return False
         folder.stored = _descend(root.stored, names, _enter_stored)
         return True
@@ -248,7 +332,18 @@ class _Tree:
 
     def _note(self, path: str, what: str, target: str | None = None) -> None:
         arrow = "" if target is None else f" -> {target}"
-        self._notes.append(printable(f"{self._source.name}/{path}{arrow}: {what}"))
+        note = printable(f"{self._source.name}/{path}{arrow}: {what}")
+        self._later(lambda: self._notes.append(note))
+
+
+def _store(
+    shelf: Shelf, held: Held | None, found: os.stat_result, folder: _Folder, name: str, stored: str, copier: Copier
+) -> FileEntry | Held:
+    """Share a file or copy it; in whatever thread."""
+    if held and shelf.is_unchanged(held, found) and (kept := shelf.put(held, folder.stored, name)):
+        return kept
+    entry = copier.copy(folder.source, name, folder.stored, name).entry(stored)
+    return shelf.exchanged(held, entry, folder.stored, name)
 
 
 def _listed_type(entry: os.DirEntry[str]) -> _Type:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,8 +33,9 @@ from docmind_backup.core.model import (
     StepStarted,
     Totals,
 )
-from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Step, Watch
+from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
 from docmind_backup.core.server import CollectionServer
+from docmind_backup.crew import Crew, Stopped, Teller, beside
 from docmind_backup.errors import NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
@@ -73,20 +74,21 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
     raised, nothing is published and nothing of the run is left.
     """
     check_space(plan, run.catalog.root, run.min_free)
-    run.on_event(
-        RunStarted(plan.copy_bytes, plan.download_bytes, sum(isinstance(s, CollectionStep) for s in plan.steps))
-    )
-    with durable.destination_errors(run.catalog.root), Sharing() as sharing:
+    teller = Teller(run.on_event)
+    teller(RunStarted(plan.copy_bytes, plan.download_bytes, sum(isinstance(s, CollectionStep) for s in plan.steps)))
+    with durable.destination_errors(run.catalog.root), Sharing() as sharing, Crew() as crew:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            results = _Capture(plan, run, staging, sharing).all()
+            results = _Capture(plan, run, staging, sharing, crew, teller).all()
             record = write_records(plan, results, staging, fingerprints=run.fingerprints(), finished_at=run.clock())
             flusher.flush(staging)
             final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 remove(staging)
+            if isinstance(error, Stopped) and teller.failure:
+                raise teller.failure from None
             raise
         finally:
             flusher.close()
@@ -123,12 +125,12 @@ class _Capture:
     run: Execution
     staging: Path
     sharing: Sharing
+    crew: Crew
+    teller: Teller
 
     def all(self) -> list[StepResult]:
         plan, run = self.plan, self.run
-        spools = self.staging / SPOOLS
-        spools.mkdir(mode=0o700)
-        results = [self._step(step, spools / str(i)) for i, step in enumerate(plan.steps)]
+        results = self._both()
         seen = run.watch()
         if _activation_moved(plan, seen):
             if not run.last_try:
@@ -139,6 +141,20 @@ class _Capture:
         results[0].notes.extend(self.sharing.notes)
         return results
 
+    def _both(self) -> list[StepResult]:
+        """Collections in this thread, where a signal interrupts the waiting for a server; files beside them."""
+        spools = self.staging / SPOOLS
+        spools.mkdir(mode=0o700)
+        results = [StepResult(step, spools / str(i)) for i, step in enumerate(self.plan.steps)]
+        files = [result for result in results if isinstance(result.step, FileStep)]
+        with beside(lambda: self._steps(files), self.teller):
+            self._steps([result for result in results if isinstance(result.step, CollectionStep)])
+        return results
+
+    def _steps(self, results: Iterable[StepResult]) -> None:
+        for result in results:
+            self._step(result)
+
     def _uploads_again(self, results: list[StepResult], seen: Watch) -> None:
         """Capture the uploads once more; when they moved again, say so."""
         for i, result in enumerate(results):
@@ -146,28 +162,28 @@ class _Capture:
             if isinstance(step, FileStep) and step.source.part is Part.UPLOADS:
                 with suppress(FileNotFoundError):
                     remove(self.staging / step.source.stored)
-                results[i] = self._step(step, result.spool)
+                results[i] = StepResult(step, result.spool)
+                self._step(results[i])
                 if self.run.watch().uploads != seen.uploads:
                     results[i].omissions.append(_moved(step.source.name, "files"))
                     return
 
-    def _step(self, step: Step, spool: Path) -> StepResult:
-        run, result = self.run, StepResult(step, spool)
+    def _step(self, result: StepResult) -> None:
+        step = result.step
         label = step.source.name if isinstance(step, FileStep) else step.state.name
-        run.on_event(StepStarted(label))
-        with spool.open("wb") as lines:
+        self.teller(StepStarted(label))
+        with result.spool.open("wb") as lines:
             if isinstance(step, FileStep):
                 self._files(step, result, lines.write)
             else:
                 self._collection(step, result, lines.write)
         result.settle()
         outcome = result.omissions[0].reason if result.omissions else ""
-        run.on_event(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
-        return result
+        self.teller(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
 
     def _files(self, step: FileStep, result: StepResult, write: Write) -> None:
         stores: dict[str, FileEntry] = {}
-        told = _Told(self.run, self.staging)
+        told = _Told(self.teller, self.staging, self.run.min_free)
 
         def emit(entry: Entry) -> None:
             path = PurePosixPath(entry.path)
@@ -188,6 +204,7 @@ class _Capture:
             busy_wait_s=self.run.busy_wait_s,
             shelf=self.sharing.shelf(step.earlier),
             keep=keep,
+            crew=self.crew,
         )
         told.kept(0, last=True)
         result.omissions += captured.omissions
@@ -206,7 +223,7 @@ class _Capture:
             self.staging,
             backup_id=self.plan.id,
             ledger=Ledger(run.catalog.root / STATE / "servers"),
-            on_event=run.on_event,
+            on_event=self.teller,
             min_free=run.min_free,
             notes=result.notes,
             sharing=self.sharing,
@@ -224,24 +241,26 @@ class _Capture:
 class _Told:
     """Tells of bytes as they are captured, a few MB at a time, and keeps an eye on the space that is left."""
 
-    def __init__(self, run: Execution, staging: Path) -> None:
-        self._run = run
+    def __init__(self, teller: Teller, staging: Path, min_free: int) -> None:
+        self._teller = teller
         self._staging = staging
+        self._min_free = min_free
         self._kept = 0
         self._copied = 0
 
     def __call__(self, count: int) -> None:
-        self._run.on_event(Advanced(count))
+        """From several threads: one that looks at the space too late or once more does no harm."""
+        self._teller(Advanced(count))
         self._copied += count
         if self._copied >= ROOM_EVERY:
             self._copied = 0
-            _check_room(self._staging, self._run.min_free)
+            _check_room(self._staging, self._min_free)
 
     def kept(self, count: int, *, last: bool = False) -> None:
         """So many bytes are shared: told of now and then, a file of some is a matter of microseconds."""
         self._kept += count
         if self._kept >= BUFFER or (last and self._kept):
-            self._run.on_event(Advanced(self._kept))
+            self._teller(Advanced(self._kept))
             self._kept = 0
 
 

@@ -64,6 +64,7 @@ class Sharing:
         self._stack = ExitStack()
         self._opened: dict[Path, _Earlier | None] = {}
         self._clones = True
+        self._one = threading.Lock()
         self.notes: list[str] = []
 
     def __enter__(self) -> Sharing:
@@ -89,12 +90,13 @@ class Sharing:
         return self.exchanged(held, opened.folder, entry, None, target)
 
     def _open(self, backup: Backup) -> _Earlier | None:
-        if backup.directory not in self._opened:
-            try:
-                self._opened[backup.directory] = self._opened_now(backup)
-            except OSError as error:
-                self._opened[backup.directory] = None
-                self.notes.append(f"nothing is shared with {backup.id}: {error.strerror or error}")
+        with self._one:
+            if backup.directory not in self._opened:
+                try:
+                    self._opened[backup.directory] = self._opened_now(backup)
+                except OSError as error:
+                    self._opened[backup.directory] = None
+                    self.notes.append(f"nothing is shared with {backup.id}: {error.strerror or error}")
         return self._opened[backup.directory]
 
     def _opened_now(self, backup: Backup) -> _Earlier:
@@ -219,15 +221,18 @@ class Shelf:
             and unchanged(held.fields, seen, self._earlier.before_ns)
         )
 
-    def put(self, held: Held, into: int, name: str) -> bytes | None:
-        """The unchanged file as `name` in `into`, and its inventory line; None: it has to be copied."""
+    def put(self, held: Held, into: int, name: str) -> Held | None:
+        """The unchanged file as `name` in `into`, and what the inventory says of it; None: it has to be copied."""
         if self._opened is None:
             return None
         stored = self._sharing.put(held, self._opened.folder, into, name, held.fields["mtime_ns"])
         if stored is None:
             return None
         kept = [stored.ino, stored.mtime_ns]
-        return held.line if kept == held.fields["stored"] else fmt.json_line({**held.fields, "stored": kept})
+        if kept == held.fields["stored"]:
+            return held
+        fields = {**held.fields, "stored": kept}
+        return Held(fmt.json_line(fields), fields)
 
     def exchanged(self, held: Held | None, entry: FileEntry, into: int | None, name: str | Path) -> FileEntry:
         """`entry`, a file just copied to `name` (in `into`), shared instead where `held` is the same bytes."""

@@ -73,10 +73,10 @@ class Staging:
                 return self.put(held, folder, name)
             finally:
                 os.close(folder)
-        line = self.shelf.put(held, into, name)
-        if line is None:
+        kept = self.shelf.put(held, into, name)
+        if kept is None:
             return False
-        self.keep(line, held.fields["size"])
+        self.keep(kept.line, kept.fields["size"])
         return True
 
 
