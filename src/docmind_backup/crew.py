@@ -133,7 +133,7 @@ class Crew:
 
     def send(self, batch: _Batch) -> None:
         if not self._threads:
-            self._threads += [threading.Thread(target=self._work, daemon=True) for _ in range(self._size)]
+            self._threads += [threading.Thread(target=self._work, name="crew", daemon=True) for _ in range(self._size)]
             for thread in self._threads:
                 thread.start()
         self._queue.put(batch)
