@@ -52,7 +52,7 @@ ALLOWED = {
     "operations": "core errors catalog events executor ledger scan sharing verify",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
     "scan": "core errors embedded",
-    "verify": "core errors catalog snapshot_tar",
+    "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded readlock sharing staging",
     "catalog": "core errors durable",

@@ -252,15 +252,20 @@ class Copier:
         """A file that an engine made at `target`, from a source found so: hashed, 0400, same mtime."""
         fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            digest, size = hashlib.sha256(), 0
-            while count := os.preadv(fd, [self._buffer], size):
-                digest.update(self._buffer[:count])
-                size += count
-                self.on_bytes(0)
+            sha256, size = self.hash(fd, lambda _: self.on_bytes(0))
             os.fchmod(fd, 0o400)
-            return _finished(fd, found, size, digest.hexdigest())
+            return _finished(fd, found, size, sha256)
         finally:
             os.close(fd)
+
+    def hash(self, fd: int, on_bytes: Callable[[int], None]) -> tuple[str, int]:
+        """The sha256 of a whole file, and how much that was."""
+        digest, size = hashlib.sha256(), 0
+        while count := os.preadv(fd, [self._buffer], size):
+            digest.update(self._buffer[:count])
+            size += count
+            on_bytes(count)
+        return digest.hexdigest(), size
 
 
 def _settled(source: int) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""Copy in a few threads while the walk goes on; what comes of each job is taken up in the order of the walk."""
+"""Read in a few threads while a walk goes on; what comes of each job is taken up in the order of the walk."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ class _Batch:
     bytes: int = 0
     working: threading.Lock = field(default_factory=threading.Lock)
     """Held until all is done."""
+    sent: bool = False
 
 
 class Crew:
@@ -204,16 +205,19 @@ class Window:
             return
         self._crew.stopped = True
         for batch in self._under_way:
-            with batch.working:
-                pass
+            if batch.sent:
+                with batch.working:
+                    pass
         self._under_way.clear()
 
     def _send(self) -> None:
         batch, self._batch = self._batch, _Batch(self._on_bytes)
-        self._under_way.append(batch)
         if batch.jobs:
             batch.working.acquire()
+        self._under_way.append(batch)
+        if batch.jobs:
             self._crew.send(batch)
+            batch.sent = True
 
     def _take_oldest(self) -> None:
         batch = self._under_way[0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from docmind_backup import snapshot_tar
 from docmind_backup.catalog import read_limited, reading
+from docmind_backup.copying import Copier
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
     Advanced,
@@ -31,9 +34,11 @@ from docmind_backup.core.verifier import (
     Verification,
     compare,
 )
+from docmind_backup.crew import Crew, Stopped, Teller, Window
 from docmind_backup.errors import BackupError
 
-CHUNK = 1 << 20
+LARGE = 32 * 1024 * 1024
+"""Bytes from which a file is read before the others."""
 LINE_LIMIT = 1 << 20
 """Bytes of one inventory line at most; names and targets are below 4 KiB each."""
 
@@ -60,24 +65,31 @@ class _Check:
     def __init__(self, directory: Path, *, quick: bool, on_event: OnEvent) -> None:
         self._directory = directory
         self._quick = quick
-        self._on_event = on_event
+        self._on_event = Teller(on_event)
         self._findings: list[Finding] = []
         self._expected: set[str] = set(fmt.OWN_FILES)
         self._listed = False
         """Whether a list of what should be there was read to its end."""
         self._files = 0
         self._bytes = 0
+        self._copier = Copier(self._tell)
+        self._window: Window | None = None
+        """The files that are being looked at; None: nothing waits."""
 
     def run(self) -> Verification:
+        try:
+            return self._run()
+        except Stopped:
+            assert self._on_event.failure
+            raise self._on_event.failure from None
+
+    def _run(self) -> Verification:
         record = self._record()
         trusted = self._own_files(record)
         if record:
             self._on_event(RunStarted(0 if self._quick else record.totals.bytes, 0, 0))
-        for entry in self._entries(trusted):
-            self._check(entry)
-        for taken in record.qdrant.collections if record and record.qdrant else ():
-            if taken.path not in self._expected:
-                self._check(FileEntry(taken.path, size=taken.size, sha256=taken.sha256, mtime_ns=0, mode=0))
+        with Crew() as crew:
+            self._check_all(record, trusted, crew)
         if self._listed:
             self._find_unexpected(trusted)
         if record and not self._quick:
@@ -125,7 +137,7 @@ class _Check:
 
     def _is_good(self, name: str, digests: Mapping[str, str]) -> bool:
         """Our own file `name` is what its sha256 says, or a file at least where nothing says it; else a finding."""
-        observed = self._observe(name, hashed=True)
+        observed = self._seen(_observe(self._directory, name, self._copier, hashed=True))
         if observed is None:
             self._findings.append(Missing(name))
         elif observed.kind == "unreadable":
@@ -150,18 +162,57 @@ class _Check:
                     if entry.path not in self._expected:
                         yield entry
                     elif entry.path not in fmt.OWN_FILES:
-                        self._findings.append(Altered(trusted, f"{fmt.printable(entry.path)} is listed twice"))
+                        self._find(Altered(trusted, f"{fmt.printable(entry.path)} is listed twice"))
             self._listed = True
         except ValueError as error:
-            self._findings.append(Altered(trusted, str(error)))
+            self._find(Altered(trusted, str(error)))
         except OSError as error:
-            self._findings.append(Unreadable(trusted, error.strerror or "cannot be read"))
+            self._find(Unreadable(trusted, error.strerror or "cannot be read"))
+
+    def _find(self, finding: Finding) -> None:
+        """When what stands before it was looked at: findings come in the order of the list."""
+        if self._window:
+            self._window.later(lambda: self._findings.append(finding))
+        else:
+            self._findings.append(finding)
 
     # -- the files
 
-    def _check(self, entry: Entry) -> None:
+    def _check_all(self, record: Record | None, trusted: str, crew: Crew) -> None:
+        """Every listed file, on all cores, the largest first: the end is not spent waiting for one of them."""
+        self._window, large = crew.window(self._tell), _Large(self._directory, crew.window(self._tell))
+        try:
+            if not self._quick:
+                large.start(_large(self._directory, trusted))
+            for entry in chain(self._entries(trusted), self._not_listed(record)):
+                self._check(entry, large)
+            self._window.finish()
+        finally:
+            self._window.abandon_unless_done()
+            large.window.abandon_unless_done()
+            self._window = None
+
+    def _not_listed(self, record: Record | None) -> Iterator[Entry]:
+        """Collections that the record names and no list does."""
+        for taken in record.qdrant.collections if record and record.qdrant else ():
+            if taken.path not in self._expected:
+                yield FileEntry(taken.path, size=taken.size, sha256=taken.sha256, mtime_ns=0, mode=0)
+
+    def _check(self, entry: Entry, large: _Large) -> None:
+        assert self._window
         self._expected.add(entry.path)
-        observed = self._observe(entry.path, hashed=not self._quick)
+        if large.has(entry.path):
+            self._window.later(lambda: self._judge(entry, self._seen(large.take(entry.path))))
+            return
+        hashed = not self._quick and isinstance(entry, FileEntry)
+        size = max(0, entry.size) if isinstance(entry, FileEntry) else 0
+        self._window.give(
+            lambda copier: _observe(self._directory, entry.path, copier, hashed=hashed),
+            lambda result: self._judge(entry, self._seen(result())),
+            size if hashed else 0,
+        )
+
+    def _judge(self, entry: Entry, observed: Observed | None) -> None:
         if observed is not None and observed.kind == "unreadable":
             return
         if isinstance(entry, FileEntry) and entry.size < 0:
@@ -173,27 +224,15 @@ class _Check:
             self._files += 1
             self._bytes += entry.size
 
-    def _observe(self, path: str, *, hashed: bool) -> Observed | None:
-        """What lies at `path`; kind `unreadable` (and a finding) when the operating system would not say."""
-        full = self._directory / path
-        try:
-            found = full.lstat()
-            if stat.S_ISLNK(found.st_mode):
-                return Observed("link", target=os.readlink(full))  # noqa: PTH115 - a Path would tidy the target
-            if stat.S_ISDIR(found.st_mode):
-                return Observed("directory")
-            if not stat.S_ISREG(found.st_mode):
-                return Observed("other")
-            digest = self._hash(full) if hashed else ""
-            return Observed("file", found.st_size, digest)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            self._findings.append(Unreadable(path, error.strerror or "cannot be read"))
+    def _seen(self, observed: Observed | Unreadable | None) -> Observed | None:
+        """As observed; kind `unreadable` (and a finding) when the operating system would not say."""
+        if isinstance(observed, Unreadable):
+            self._findings.append(observed)
             return Observed("unreadable")
+        return observed
 
-    def _hash(self, path: Path) -> str:
-        return _sha256(path, lambda count: self._on_event(Advanced(count)))
+    def _tell(self, count: int) -> None:
+        self._on_event(Advanced(count))
 
     def _find_unexpected(self, trusted: str) -> None:
         """What no list names. SHA256SUMS names no links and no folders: by it they cannot be judged."""
@@ -212,6 +251,69 @@ class _Check:
             if taken.snapshot_name and taken.path not in altered:
                 self._findings += _snapshot_findings(self._directory, taken.path)
                 self._on_event(StepFinished(taken.name, 1, taken.size))
+
+
+class _Large:
+    """The largest files of a backup, looked at before all others."""
+
+    def __init__(self, directory: Path, window: Window) -> None:
+        self.window = window
+        self._directory = directory
+        self._waiting: set[str] = set()
+        self._seen: dict[str, Observed | Unreadable | None] = {}
+
+    def start(self, files: Iterable[tuple[int, str]]) -> None:
+        """`files`: (size, path) each."""
+        for size, path in sorted(files, reverse=True):
+            self._waiting.add(path)
+            self.window.give(partial(self._look, path), partial(self._keep, path), size)
+
+    def has(self, path: str) -> bool:
+        return path in self._waiting
+
+    def take(self, path: str) -> Observed | Unreadable | None:
+        """What lies at `path`, waited for."""
+        while path not in self._seen and self.window.take_some():
+            pass
+        return self._seen[path]
+
+    def _look(self, path: str, copier: Copier) -> Observed | Unreadable | None:
+        return _observe(self._directory, path, copier, hashed=True)
+
+    def _keep(self, path: str, result: Callable[[], Observed | Unreadable | None]) -> None:
+        self._seen[path] = result()
+
+
+def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
+    """(size, path) of the files whose hashing takes long; SHA256SUMS does not say which."""
+    if trusted != fmt.INVENTORY:
+        return
+    with (
+        suppress(ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError),
+        (directory / trusted).open("rb") as lines,
+    ):
+        while line := lines.readline(LINE_LIMIT):
+            found = fmt.file_fields(line)
+            if found and found[1] >= LARGE:
+                yield found[1], fmt.contained(found[0])
+
+
+def _observe(directory: Path, path: str, copier: Copier, *, hashed: bool) -> Observed | Unreadable | None:
+    """What lies at `path`; Unreadable when the operating system would not say."""
+    full = directory / path
+    try:
+        found = full.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            return Observed("link", target=os.readlink(full))  # noqa: PTH115 - a Path would tidy the target
+        if stat.S_ISDIR(found.st_mode):
+            return Observed("directory")
+        if not stat.S_ISREG(found.st_mode):
+            return Observed("other")
+        return Observed("file", found.st_size, _sha256(full, copier) if hashed else "")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Unreadable(path, error.strerror or "cannot be read")
 
 
 def _snapshot_findings(directory: Path, path: str) -> Iterator[Finding]:
@@ -242,15 +344,12 @@ def _sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
     return FileEntry(entry.path, size=size, sha256=entry.sha256, mtime_ns=0, mode=0)
 
 
-def _sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
+def _sha256(path: Path, copier: Copier) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        buffer = memoryview(bytearray(CHUNK))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            on_bytes(count)
-    return digest.hexdigest()
+    try:
+        return copier.hash(fd, copier.on_bytes)[0]
+    finally:
+        os.close(fd)
 
 
 def _parents(path: str) -> Iterator[str]:
