@@ -402,7 +402,7 @@ def _place_of(seen: Seen) -> Place:
     sidecars = tuple(
         path.name + suffix
         for suffix in SIDECARS.get(seen.source.kind, ())
-        if path.with_name(path.name + suffix).exists()
+        if os.path.lexists(path.with_name(path.name + suffix))
     )
     return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize)
 
