@@ -81,7 +81,7 @@ class Catalog:
             return named[wanted if wanted in named else close[0]]
         if close:
             raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
-        if text and Path(text).is_dir():
+        if text and os.path.isdir(text):
             return Path(os.path.abspath(text))
         raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
 
@@ -96,9 +96,7 @@ class Catalog:
         """The folders in the root, or the links instead."""
         try:
             with os.scandir(self.root) as found:
-                return [
-                    Path(e.path) for e in found if (e.is_symlink() if links else e.is_dir(follow_symlinks=False))
-                ]
+                return [Path(e.path) for e in found if (e.is_symlink() if links else e.is_dir(follow_symlinks=False))]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -364,7 +362,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def _directory(path: Path, text: str) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise NoSuchBackup(f"no such directory: {text}")
     return Path(os.path.abspath(path))
 
