@@ -327,7 +327,7 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         record(7, now - timedelta(hours=3, minutes=30)),
         record(8, now + timedelta(days=30)),
     ]
-    for one in records:
+    for one in (replace(r, scope=replace(r.scope, data_dir=str(tmp_path / "data"))) for r in records):
         directory = root / name_of(one.id, complete=one.complete)
         directory.mkdir(parents=True)
         (directory / fmt.RECORD).write_bytes(fmt.record_bytes(one))

@@ -68,6 +68,8 @@ class Pruned:
     removed: tuple[Backup, ...] = ()
     refused: tuple[tuple[Backup, str], ...] = ()
     """Those that could not be removed, each with the reason."""
+    others: int = 0
+    """Backups of other environments in the same root: not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,8 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
 def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     """Remove the backups that no retention rule keeps; all renamed away first, then deleted."""
     if dry_run:
-        return Pruned(_verdicts(job))
+        verdicts = _verdicts(job)
+        return Pruned(verdicts, others=_others(job, verdicts))
     if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     with job.catalog.lock(job.lock_wait_s):
@@ -290,7 +293,13 @@ def _prune(job: Job) -> Pruned:
             deleted=[b.id for b in removed],
             failed=[f"{b.id}: {why}" for b, why in refused],
         )
-    return Pruned(verdicts, tuple(removed), tuple(refused))
+    return Pruned(verdicts, tuple(removed), tuple(refused), _others(job, verdicts))
+
+
+def _others(job: Job, verdicts: Sequence[Verdict]) -> int:
+    """Backups that are there and were not judged."""
+    judged = {verdict.backup.directory for verdict in verdicts}
+    return sum(backup.directory not in judged for backup in job.catalog.backups())
 
 
 # -- look ----------------------------------------------------------------------------------------

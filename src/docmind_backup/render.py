@@ -575,10 +575,15 @@ def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
         face.table(table)
     for backup, why in result.refused:
         face.warn(f"{backup.id} was not removed: {why}")
+    if result.others:
+        face.say(f"{plural(result.others, 'backup')} of other environments in this root: left alone")
     going = sum(not v.keep for v in result.verdicts)
     if dry_run:
         face.say(f"{plural(going, 'backup')} would be removed; nothing was (dry run)")
-        face.next("prune" if going else "list")
+        if going:
+            face.next_step("the same command without --dry-run")
+        else:
+            face.next("list")
     else:
         face.say(
             f"removed {plural(len(result.removed), 'backup')}, kept {len(result.verdicts) - len(result.removed):,}"
