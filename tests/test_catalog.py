@@ -96,13 +96,14 @@ def test_items_come_newest_first_and_what_cannot_be_used_comes_last(catalog: Cat
     (foreign / "manifest.json").write_text(json.dumps(own))
     dead = catalog.root / ".staging-20260101_000000_0123456789ab"
     dead.mkdir()
-    (catalog.root / "backup_20250102_000000").symlink_to(first)
+    link = catalog.root / "backup_20250102_000000"
+    link.symlink_to(first)
     (catalog.root / "backup_x").mkdir()
 
     items = catalog.items()
 
-    assert [item.directory for item in items] == [late, incomplete, first, foreign, broken, dead]
-    assert [type(item) for item in items] == [Backup, Backup, Backup, ForeignBackup, BrokenBackup, Unfinished]
+    assert [item.directory for item in items] == [late, incomplete, first, foreign, link, broken, dead]
+    assert [type(item) for item in items] == [Backup] * 3 + [ForeignBackup, BrokenBackup, BrokenBackup, Unfinished]
     assert [b.directory for b in catalog.backups()] == [late, incomplete, first]
     assert items[3] == ForeignBackup(foreign, datetime(2025, 1, 1, tzinfo=UTC), True, 12)
 

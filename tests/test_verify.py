@@ -263,6 +263,15 @@ def test_a_record_that_became_a_link_is_altered(verify: Verify, backup: Path, tm
     assert (result.code, result.findings) == (4, {("altered", "backup.json")})
 
 
+def test_a_record_that_became_a_pipe_is_altered_and_nobody_waits_for_a_writer(verify: Verify, backup: Path) -> None:
+    (backup / "backup.json").unlink()
+    os.mkfifo(backup / "backup.json")
+
+    result = verify()
+
+    assert (result.code, result.findings) == (4, {("altered", "backup.json")})
+
+
 @pytest.mark.parametrize("folder", ["", "data", "data/uploads", "qdrant"])
 def test_an_added_file_is_unexpected_wherever_it_is(verify: Verify, backup: Path, folder: str) -> None:
     (backup / folder / "added").write_text("new")

@@ -28,6 +28,7 @@ TRASH = ".trash"
 STATE = ".state"
 EVENTS = "events.jsonl"
 NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
+LINKED = "a link, not a folder: give the path of its target"
 RECORD_LIMIT = 64 * 1024 * 1024
 """Bytes of a record or foreign manifest that are read at most; a larger one is not one."""
 
@@ -50,6 +51,8 @@ class Catalog:
     def items(self) -> tuple[Item, ...]:
         """Everything that is or looks like a backup: newest first, unusable ones last."""
         found = [self._item(entry) for entry in self._entries() if NAME.match(entry.name)]
+        found = [item for item in found if isinstance(item, Backup) or item.directory.is_dir()]  # not pruned meanwhile
+        found += [BrokenBackup(link, LINKED) for link in self._entries(links=True) if NAME.match(link.name)]
         dead = [Unfinished(p) for p in self._entries() if p.name.startswith((STAGING, "tmp-backup_"))]
         return tuple(sorted(found, key=_newest_first)) + tuple(dead)
 
@@ -78,7 +81,7 @@ class Catalog:
             return named[wanted if wanted in named else close[0]]
         if close:
             raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
-        if text and Path(text).is_dir():
+        if text and os.path.isdir(text):
             return Path(os.path.abspath(text))
         raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
 
@@ -89,10 +92,11 @@ class Catalog:
         usable = [b for b in backups if b.record.started_at <= now]
         return next((b for b in usable if b.counts), (usable or list(backups))[0])
 
-    def _entries(self) -> list[Path]:
+    def _entries(self, *, links: bool = False) -> list[Path]:
+        """The folders in the root, or the links instead."""
         try:
             with os.scandir(self.root) as found:
-                return [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
+                return [Path(e.path) for e in found if (e.is_symlink() if links else e.is_dir(follow_symlinks=False))]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -311,7 +315,7 @@ class Catalog:
 def reading(directory: Path, *, exclusive: bool = False) -> Iterator[None]:
     """Hold the backup in `directory`: readers share, removing excludes them. OSError (EBUSY) when it is being read."""
     try:
-        fd = os.open(directory / fmt.RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(directory / fmt.RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         if exclusive:
             raise
@@ -321,8 +325,10 @@ def reading(directory: Path, *, exclusive: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:
-            if exclusive:
+            if exclusive and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise OSError(errno.EBUSY, "it is being read") from error
+            if exclusive:
+                raise
         yield
     finally:
         os.close(fd)
@@ -356,7 +362,7 @@ def read_limited(path: Path) -> bytes:
 
 
 def _directory(path: Path, text: str) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise NoSuchBackup(f"no such directory: {text}")
     return Path(os.path.abspath(path))
 

@@ -362,6 +362,7 @@ def show(
 
     face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
+        _warn_of_broken(run, face, backup)
         found = operations.show(run.job, backup)
         if as_json:
             _print_json(documents.backup(found, whole=True))
@@ -394,7 +395,9 @@ def verify(
         if everything:
             directories = operations.find_all(run.job)
         else:
-            directories = tuple(run.job.catalog.find(one, now=run.job.clock()) for one in backup or ["latest"])
+            directories = tuple(
+                found for one in backup or ["latest"] for found in operations.find_to_verify(run.job, one)
+            )
         results, failed = _verify_each(run, face, directories, quick=quick, as_json=as_json)
         if as_json and (results or not failed):
             _print_json([documents.verification(found) for found in results])
@@ -402,6 +405,14 @@ def verify(
             render.verified_next(face, results)
         codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
         raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
+
+
+def _warn_of_broken(run: Run, face: Face, backup: str) -> None:
+    """`latest` is not the newest folder when that one is broken: say so."""
+    from docmind_backup import operations
+
+    for directory in operations.broken_newer(run.job) if backup == "latest" else ():
+        face.warn(f"{directory.name} is newer and broken: docmind-backup verify {directory}")
 
 
 def _verify_each(
@@ -467,6 +478,7 @@ def restore_plan(
     with _compose(
         project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
     ) as run:
+        _warn_of_broken(run, face, backup)
         plan = operations.restore_plan(run.job, backup)
         if as_json:
             _print_json(documents.restore_plan(plan))

@@ -45,11 +45,10 @@ def compose(
     loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
     for warning in loaded.warnings:
         warn(warning)
-    if loaded.choices.qdrant_path and loaded.choices.collections:
-        raise UsageError("an embedded Qdrant is saved as a whole: --collection and --qdrant-path exclude each other")
+    _refuse_contradictions(loaded, flags)
     server = _server(loaded) if ask_qdrant and wants_qdrant(loaded.choices) else None
     job = _job(loaded, server, warn)
-    if ask_qdrant and (warning := _exposed_key(loaded)):
+    if server and (warning := _exposed_key(loaded)):
         warn(warning)
     try:
         yield Run(job, loaded)
@@ -75,6 +74,16 @@ def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
         busy_wait_s=loaded.own.busy_wait,
         min_free=loaded.own.min_free,
     )
+
+
+def _refuse_contradictions(loaded: Settings, flags: Mapping[str, Any]) -> None:
+    choices = loaded.choices
+    if choices.qdrant_path and choices.collections:
+        raise UsageError("an embedded Qdrant is saved as a whole: --collection and --qdrant-path exclude each other")
+    if flags.get("collections") and choices.qdrant == "off":
+        raise UsageError("--collection asks for what --no-qdrant-snapshot leaves out")
+    if flags.get("qdrant") == "required" and choices.only and Part.QDRANT not in choices.only:
+        raise UsageError("--qdrant-snapshot asks for what --only leaves out", hint="add --only qdrant")
 
 
 def _exposed_key(loaded: Settings) -> str:

@@ -97,7 +97,7 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
 
 def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:
     """NoSpace when the plan cannot fit on the file system of `root` (bytes or inodes), `min_free` bytes kept free."""
-    existing = next(p for p in (root, *root.parents) if p.exists())
+    existing = next(p for p in (root, *root.parents) if os.path.exists(p))
     found = os.statvfs(existing)
     free = found.f_bavail * found.f_frsize
     hint = "free some space, `docmind-backup prune`, or choose another place with --dest"

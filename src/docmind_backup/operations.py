@@ -21,7 +21,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import Backup, BrokenBackup, OnEvent, Part, Reason, Seal, Seen, ignore
-from docmind_backup.core.planner import BackupPlan, plan_backup
+from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
@@ -69,6 +69,8 @@ class Pruned:
     removed: tuple[Backup, ...] = ()
     refused: tuple[tuple[Backup, str], ...] = ()
     """Those that could not be removed, each with the reason."""
+    others: int = 0
+    """Backups of other environments in the same root: not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _failure_told(job: Job) -> Iterator[Event]:
     try:
         yield told
     except BackupError as error:
-        if not told.is_set() and job.catalog.root.is_dir():
+        if not told.is_set() and os.path.isdir(job.catalog.root):
             job.events.emit("backup_failed", error=str(error), exit_code=error.exit_code)
         raise
 
@@ -135,7 +137,7 @@ def plan(job: Job) -> Created:
 def _check_data_dir(job: Job) -> None:
     """Before anything is made: the catalog's default place lies in the data directory."""
     data_dir = str(job.environment.data_dir)
-    if not job.environment.data_dir.is_dir() and any(
+    if not os.path.isdir(job.environment.data_dir) and any(
         b.record.scope.data_dir == data_dir for b in job.catalog.backups()
     ):
         raise SourceMissing(
@@ -173,8 +175,8 @@ def _made(job: Job, on_event: OnEvent) -> tuple[BackupPlan, Backup]:
 def _refuse_empty(plan: BackupPlan) -> None:
     """Nothing to capture is a failure, and so is a Qdrant that was required and is not there."""
     qdrant = plan.qdrant
-    if plan.qdrant_required and qdrant and qdrant.error:
-        raise QdrantError(f"Qdrant is required and cannot be saved: {qdrant.error}", hint=qdrant.hint)
+    if plan.qdrant_required and qdrant and (lack := _qdrant_lack(plan)):
+        raise QdrantError(f"Qdrant is required and cannot be saved: {lack}", hint=qdrant.hint)
     if plan.steps:
         return
     if any(o.reason in (Reason.GONE, Reason.EMPTIED) for o in plan.omissions):
@@ -188,6 +190,12 @@ def _refuse_empty(plan: BackupPlan) -> None:
         "there is nothing to back up: " + (_why(plan) or "none of the wanted parts exists"),
         hint="`docmind-backup create --dry-run` shows what was looked for",
     )
+
+
+def _qdrant_lack(plan: BackupPlan) -> str:
+    lacking = [f"{o.source}: {o.detail or o.reason}" for o in plan.omissions if o.part is Part.QDRANT]
+    steps = [s for s in plan.steps if isinstance(s, CollectionStep) or s.source.part is Part.QDRANT]
+    return "; ".join(lacking) or ("" if steps else "there is no collection to save")
 
 
 def _why(plan: BackupPlan) -> str:
@@ -253,8 +261,9 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
 def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     """Remove the backups that no retention rule keeps; all renamed away first, then deleted."""
     if dry_run:
-        return Pruned(_verdicts(job))
-    if not job.catalog.root.is_dir():
+        verdicts = _verdicts(job)
+        return Pruned(verdicts, others=_others(job, verdicts))
+    if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     with job.catalog.lock(job.lock_wait_s):
         job.catalog.clean()
@@ -262,7 +271,10 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
 
 
 def _verdicts(job: Job) -> tuple[Verdict, ...]:
-    return rotator.apply(job.retention, job.catalog.backups(), job.clock(), zone=job.zone)
+    """Of this environment's backups: another one in the same root has rules of its own."""
+    data_dir = str(job.environment.data_dir)
+    ours = [backup for backup in job.catalog.backups() if backup.record.scope.data_dir == data_dir]
+    return rotator.apply(job.retention, ours, job.clock(), zone=job.zone)
 
 
 def _may_prune(backup: Backup) -> bool:
@@ -282,7 +294,13 @@ def _prune(job: Job) -> Pruned:
             deleted=[b.id for b in removed],
             failed=[f"{b.id}: {why}" for b, why in refused],
         )
-    return Pruned(verdicts, tuple(removed), tuple(refused))
+    return Pruned(verdicts, tuple(removed), tuple(refused), _others(job, verdicts))
+
+
+def _others(job: Job, verdicts: Sequence[Verdict]) -> int:
+    """Backups that are there and were not judged."""
+    judged = {verdict.backup.directory for verdict in verdicts}
+    return sum(backup.directory not in judged for backup in job.catalog.backups())
 
 
 # -- look ----------------------------------------------------------------------------------------
@@ -323,7 +341,9 @@ def _read(directory: Path, job: Job) -> Backup:
 def hold(job: Job, text: str, reason: str) -> Backup:
     """Keep a backup, whatever the retention rules say, until `release`."""
     backup = show(job, text)
-    _beside(job, backup.directory).hold(backup, reason)
+    beside = _beside(job, backup.directory)
+    with beside.lock(job.lock_wait_s):
+        beside.hold(beside.read(backup.directory), reason)
     return replace(backup, held=reason)
 
 
@@ -338,15 +358,37 @@ def release(job: Job, text: str) -> tuple[Backup, bool]:
 
 def find_all(job: Job) -> tuple[Path, ...]:
     """Every directory in the catalog that claims to be a backup of ours, newest first."""
-    return tuple(
-        item.directory
-        for item in job.catalog.items()
-        if isinstance(item, Backup) or (isinstance(item, BrokenBackup) and _claims(item.directory))
-    )
+    found = tuple(i.directory for i in job.catalog.items() if isinstance(i, Backup | BrokenBackup))
+    if not found:
+        raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
+    return found
 
 
-def _claims(directory: Path) -> bool:
-    return any(os.path.lexists(directory / name) for name in (fmt.RECORD, fmt.INVENTORY))
+def find_to_verify(job: Job, text: str) -> tuple[Path, ...]:
+    """What `verify TEXT` looks at; of `latest`: each newer folder whose record is broken, too."""
+    if text != "latest":
+        return (job.catalog.find(text, now=job.clock()),)
+    broken = broken_newer(job)
+    try:
+        return (*broken, job.catalog.find("latest", now=job.clock()))
+    except NoSuchBackup:
+        if broken:
+            return broken
+        raise
+
+
+def broken_newer(job: Job) -> tuple[Path, ...]:
+    """Folders that are called a backup, newer by their name than the newest usable one, and cannot be read."""
+    items = job.catalog.items()
+    newest = max((_made_at(item.directory) for item in items if isinstance(item, Backup)), default="")
+    found = (item.directory for item in items if isinstance(item, BrokenBackup) and not item.too_new)
+    return tuple(directory for directory in found if _made_at(directory) >= newest)
+
+
+def _made_at(directory: Path) -> str:
+    """`YYYYMMDD_HHMMSS`, from the name: all that a broken record leaves."""
+    match = catalogs.NAME.match(directory.name)
+    return match["id"][:15] if match else ""
 
 
 def verify(job: Job, directory: Path, *, quick: bool = False, on_event: OnEvent = ignore) -> Verification:
@@ -382,7 +424,7 @@ def _record_digest(directory: Path) -> str:
 
 def _remember(job: Job, directory: Path, seal: Seal) -> bool:
     root = directory.parent
-    if root != job.catalog.root and not (root / STATE).is_dir():
+    if root != job.catalog.root and not os.path.isdir(root / STATE):
         return False
     return Catalog(root).remember(directory, seal)
 
@@ -410,12 +452,12 @@ def _target(job: Job, backup: Backup) -> Target:
 
 def _place_of(seen: Seen) -> Place:
     path = seen.source.path
-    near = next(p for p in path.parents if p.exists())
+    near = next(p for p in path.parents if os.path.exists(p))
     found = os.statvfs(near)
     sidecars = tuple(
         path.name + suffix
         for suffix in SIDECARS.get(seen.source.kind, ())
-        if path.with_name(path.name + suffix).exists()
+        if os.path.lexists(path.with_name(path.name + suffix))
     )
     return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize)
 

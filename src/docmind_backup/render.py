@@ -385,7 +385,7 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
         face.next("create")
     elif backups:
         newest = backups[0]
-        face.next(f"{'show' if newest.seal else 'verify'} latest")
+        face.next(f"{'show' if newest.seal else 'verify'} {'latest' if newest.counts else newest.id}")
 
 
 def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
@@ -435,7 +435,7 @@ def _other(item: Item, now: datetime) -> str:
 
 def _left_by(name: str) -> str:
     if name.startswith(STAGING):
-        return "left by a run that died; the next create removes it"
+        return "of a run that is going on, or that died; then the next create removes it"
     return "left by DocMind's own backup; remove it by hand when none is running"
 
 
@@ -577,10 +577,15 @@ def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
         face.table(table)
     for backup, why in result.refused:
         face.warn(f"{backup.id} was not removed: {why}")
+    if result.others:
+        face.say(f"{plural(result.others, 'backup')} of other environments in this root: left alone")
     going = sum(not v.keep for v in result.verdicts)
     if dry_run:
         face.say(f"{plural(going, 'backup')} would be removed; nothing was (dry run)")
-        face.next("prune" if going else "list")
+        if going:
+            face.next_step("the same command without --dry-run")
+        else:
+            face.next("list")
     else:
         face.say(
             f"removed {plural(len(result.removed), 'backup')}, kept {len(result.verdicts) - len(result.removed):,}"

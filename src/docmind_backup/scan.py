@@ -64,7 +64,7 @@ def scan(environment: Environment, choices: Choices, server: CollectionServer | 
 
 def check_places(environment: Environment, choices: Choices, root: Path) -> None:
     """UsageError when there is no data directory, or the backups in `root` and a source lie inside each other."""
-    if not environment.data_dir.is_dir():
+    if not os.path.isdir(environment.data_dir):
         raise UsageError(
             f"no DocMind data directory: {environment.data_dir}",
             hint="run in DocMind's project folder, give it with -C DIR, or set DOCMIND_DATA_DIR",
@@ -97,12 +97,12 @@ def watch(environment: Environment) -> Watch:
 
 def _layout(environment: Environment) -> Layout:
     """v2 has a deployment id, schema 2 manifests and cache/ingestion; v1 has none of them but a v1 cache or storage."""
-    if environment.deployment_id_file.exists() or environment.cache_db.exists():
+    if os.path.exists(environment.deployment_id_file) or os.path.exists(environment.cache_db):
         return Layout.V2
     snapshots, _ = _index_snapshots(environment.storage)
     if any(snapshot.schema_version.startswith("2") for snapshot in snapshots):
         return Layout.V2
-    return Layout.V1 if snapshots or environment.cache_db_v1.exists() else Layout.V2
+    return Layout.V1 if snapshots or os.path.exists(environment.cache_db_v1) else Layout.V2
 
 
 def _sources(
@@ -111,7 +111,7 @@ def _sources(
     """Every source of files the layout knows; the planner picks those that were asked for."""
     e, v2 = environment, layout is Layout.V2
     cache = e.cache_db if v2 else e.cache_db_v1
-    chat = e.chat_db if v2 or not e.sqlite_db_v1.exists() else e.sqlite_db_v1
+    chat = e.chat_db if v2 or not os.path.exists(e.sqlite_db_v1) else e.sqlite_db_v1
     stored_storage = (*STORAGE_SKIP, *storage_skip)
     rows: list[tuple[Part, Kind, Path, str, tuple[str, ...]]] = [
         (Part.IDENTITY, Kind.FILE, e.deployment_id_file, "data/.deployment-id", ()),
@@ -134,13 +134,13 @@ def _sources(
 
 def _late(source: Source) -> bool:
     """In-flight folders that are not there are not worth a word."""
-    return str(source.stored) in IN_FLIGHT and not source.path.exists()
+    return str(source.stored) in IN_FLIGHT and not os.path.exists(source.path)
 
 
 def _outside_logs(environment: Environment) -> Iterator[Path]:
     """Log files that the settings put elsewhere than `./logs`."""
     for path in dict.fromkeys((environment.log_file, environment.telemetry)):
-        if not path.is_relative_to(environment.logs) and path.is_file():
+        if not path.is_relative_to(environment.logs) and os.path.isfile(path):
             yield path
 
 
@@ -199,7 +199,7 @@ def _look_file(source: Source, found: os.stat_result) -> Seen:
     size = found.st_size
     for suffix in SIDECARS.get(source.kind, ()):
         path = source.path.with_name(source.path.name + suffix)
-        size += path.stat().st_size if path.is_file() else 0
+        size += os.path.getsize(path) if os.path.isfile(path) else 0
     return Seen(source, 1, size, newest_mtime_ns=found.st_mtime_ns)
 
 
@@ -260,7 +260,7 @@ def _index_snapshots(storage: Path) -> tuple[tuple[IndexSnapshot, ...], tuple[st
     complete: list[IndexSnapshot] = []
     incomplete: list[str] = []
     for name in names:
-        if all((storage / name / manifest).is_file() for manifest in docmind.INDEX_MANIFESTS):
+        if all(os.path.isfile(storage / name / manifest) for manifest in docmind.INDEX_MANIFESTS):
             complete.append(docmind.index_snapshot(name, _bytes(storage / name / "manifest.meta.json") or b""))
         else:
             incomplete.append(name)
@@ -269,7 +269,7 @@ def _index_snapshots(storage: Path) -> tuple[tuple[IndexSnapshot, ...], tuple[st
 
 def _active(storage: Path, snapshots: Sequence[IndexSnapshot], layout: Layout) -> tuple[str, str]:
     """(name of the active index snapshot, what is wrong with it)."""
-    if not (storage / "CURRENT").exists():
+    if not os.path.exists(storage / "CURRENT"):
         newest = snapshots[-1].name if snapshots and layout is Layout.V1 else ""
         return newest, ""
     name = _text(storage / "CURRENT")
@@ -289,18 +289,22 @@ def _incomplete_notes(names: Sequence[str]) -> Iterator[str]:
 def _leftovers(environment: Environment, layout: Layout, seen: Sequence[Seen]) -> Iterator[str]:
     """What an operator would want to know and nobody else tells."""
     stale = environment.cache_db_v1
-    if layout is Layout.V2 and stale != environment.cache_db and stale.is_file():
+    if layout is Layout.V2 and stale != environment.cache_db and os.path.isfile(stale):
         yield f"{_name(environment.project, stale)} is a stale v1 cache, not the live one: left out"
     workspaces = sum(1 for path in environment.storage.glob("_tmp-*"))
     if workspaces:
         yield f"data/storage has {workspaces} unfinished workspace{'s' * (workspaces > 1)} (_tmp-*): left out"
-    if (environment.storage / ".activation-transaction.json").exists():
+    if os.path.exists(environment.storage / ".activation-transaction.json"):
         yield "an activation of an index snapshot is in flight (data/storage/.activation-transaction.json)"
     for one in seen:
         if str(one.source.stored) in IN_FLIGHT and one.files:
             files = f"{one.files:,} file{'s' * (one.files > 1)}"
             yield f"uploads in flight: {files} in {one.source.name}, saved as they are"
-    if layout is Layout.V2 and not environment.deployment_id_file.exists() and environment.storage.is_dir():
+    if (
+        layout is Layout.V2
+        and not os.path.exists(environment.deployment_id_file)
+        and os.path.isdir(environment.storage)
+    ):
         yield "data/.deployment-id is missing: DocMind refuses to start on such a data directory"
 
 

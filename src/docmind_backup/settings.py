@@ -526,7 +526,7 @@ def _choices(project: Path, own: OwnSettings, *, only: frozenset[Part], accept_s
         include_env=own.include_env,
         qdrant=own.qdrant,
         qdrant_path=_resolve(project, own.qdrant_path) if own.qdrant_path else None,
-        collections=tuple(own.collections),
+        collections=tuple(dict.fromkeys(own.collections)),
         accept_shrink=accept_shrink,
         share=own.share,
     )

@@ -16,6 +16,7 @@ from docmind_backup.core.model import (
     Backup,
     CollectionState,
     IndexSnapshot,
+    Kind,
     Layout,
     Omission,
     Part,
@@ -26,6 +27,7 @@ from docmind_backup.core.model import (
     Seen,
     Shrink,
     Source,
+    SourceRecord,
     Totals,
 )
 from docmind_backup.core.sharing import EarlierCollection, EarlierSource, earlier_collection, earlier_source, usable
@@ -286,22 +288,30 @@ def _file_findings(seen: Sequence[Seen], earlier: Sequence[Record]) -> Iterator[
         source = one.source
         if one.problem:
             yield Omission(source.part, source.name, Reason.UNREADABLE, one.problem)
-        elif one.empty and (held := _held_before(str(source.stored), source.name, earlier)):
+        elif not one.exists and source.kind is Kind.EMBEDDED and not _held_before(source, earlier):
+            yield Omission(source.part, source.name, Reason.MISSING, "there is no such folder")
+        elif one.empty and (held := _held_before(source, earlier)):
             reason = Reason.EMPTIED if one.exists else Reason.GONE
             yield Omission(source.part, source.name, reason, f"the last backup that holds it has {_amount(held)}")
 
 
-def _held_before(stored: str, name: str, earlier: Sequence[Record]) -> Totals | None:
+def _held_before(source: Source, earlier: Sequence[Record]) -> Totals | None:
     """What the newest backup that holds this source has of it; None when none, or its absence was accepted since."""
-    if stored in IN_FLIGHT:
+    if str(source.stored) in IN_FLIGHT:
         return None
     for record in earlier:
-        if name in record.absent_accepted:
+        if source.name in record.absent_accepted:
             return None
-        for source in record.sources:
-            if source.stored == stored and (source.totals.bytes or source.totals.files > 1):
-                return source.totals
+        for held in record.sources:
+            if _same_source(held, source) and (held.totals.bytes or held.totals.files > 1):
+                return held.totals
     return None
+
+
+def _same_source(held: SourceRecord, source: Source) -> bool:
+    """By its place in a backup; a database by what it is: its file's name is only a setting."""
+    database = source.kind in (Kind.SQLITE, Kind.DUCKDB)
+    return held.stored == str(source.stored) or (database and (held.part, held.kind) == (source.part, source.kind))
 
 
 def _amount(totals: Totals) -> str:
