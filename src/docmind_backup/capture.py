@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from fnmatch import fnmatchcase
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
-from docmind_backup.copying import ATTEMPTS, Copier, Replaced, SourceError, open_source, reading
+from docmind_backup.copying import ATTEMPTS, BUFFER, Copier, Replaced, SourceError, open_source, reading
 from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, LinkEntry, Omission, Reason, Source
+from docmind_backup.core.sharing import Held
 from docmind_backup.crew import Crew, Window
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
 from docmind_backup.readlock import Patience
-from docmind_backup.sharing import Held, Sharing, Shelf
+from docmind_backup.sharing import Sharing, Shelf
 from docmind_backup.staging import Captured, Staging, omission, printable
 
 __all__ = ["Captured", "capture"]
 
 MAX_OPEN = 64
 """Levels of folders held open; those further up are opened again on the way back."""
+RUN_FILES = 64
+"""Files of one folder that are stored together at most."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,13 +40,13 @@ def capture(
     *,
     busy_wait_s: float = 5.0,
     shelf: Shelf | None = None,
-    keep: Callable[[bytes, int], None] = lambda _line, _size: None,
+    keep: Callable[[Sequence[Held]], None] = lambda _files: None,
     crew: Crew | None = None,
 ) -> Captured:
     """Store `source` at `staging / source.stored`; one entry a stored thing, parents before children.
 
     `on_bytes` hears of every few MB, and of 0 bytes while something is waited for. What is as the earlier backup of
-    `shelf` has it is shared; of those files `keep` hears instead: inventory line and size. The files of a tree are
+    `shelf` has it is shared; of those files `keep` hears instead. The files of a tree are
     copied by `crew` where there is one: `on_bytes` is called from its threads, the others from this one. Raises what
     these raise, and OSError of the destination.
     """
@@ -92,6 +97,8 @@ class _Folder:
     source: int
     stored: int
     """Descriptors; -1: closed for the time being."""
+    below: str
+    """What paths of things in it begin with."""
     users: int = 0
     """Jobs under way that need the descriptors."""
     closing: bool = False
@@ -112,18 +119,44 @@ class _Folder:
             self.close()
 
 
+class _File(NamedTuple):
+    """A file that is to be stored."""
+
+    name: str
+    stored: str
+    """Its path in the backup."""
+    held: Held | None
+
+
+@dataclass(slots=True)
+class _Run:
+    """Files of one folder, in order: stored together, because handing one over costs as much as linking it."""
+
+    files: list[_File] = field(default_factory=list[_File])
+    unchanged: bool = False
+    """They are as the backup that holds them has them."""
+    bytes: int = 0
+    """To be copied."""
+
+
+_Outcomes = Sequence[FileEntry | Held | SourceError]
+
+
 class _Tree:
     """One walk over a tree, by directory descriptors: what lies outside the root cannot be reached."""
 
     def __init__(self, source: Source, staging: Staging, window: Window | None) -> None:
         self._source = source
         self._staging = staging
+        self._prefix = f"{source.stored}/"
         self._window = window
         """None: everything is done at once, in this thread."""
         self._root: _Folder | None = None
         self._way: list[_Folder] = []
         self._folders: list[_Folder] = []
         """All that are open: those of the way, and those left behind in which jobs are under way."""
+        self._run = _Run()
+        """Files of the innermost folder that wait to be stored together."""
         self._device = 0
         self._omissions: list[Omission] = []
         self._notes: list[str] = []
@@ -149,20 +182,20 @@ class _Tree:
         return Captured(tuple(self._omissions), tuple(self._notes))
 
     def _go_on(self) -> None:
-        """Visit the next thing of the innermost folder, or leave it."""
+        """Visit the things of the innermost folder until another one is, or leave it."""
         folder = self._way[-1]
-        thing = next(folder.rest, None)
-        if thing is None:
-            self._way.pop().close()
-            return
-        if folder.source < 0 and not self._reopened(folder):
-            folder.rest = iter(())
-            return
-        self._visit(folder, *thing)
+        for name, type_ in folder.rest:
+            if folder.source < 0 and not self._reopened(folder):
+                break
+            self._visit(folder, name, type_)
+            if self._way[-1] is not folder:
+                return
+        self._store(folder)
+        self._way.pop().close()
 
     def _visit(self, folder: _Folder, name: str, type_: _Type) -> None:
         """Capture `name` as what it is now, however it was listed."""
-        path = f"{folder.path}/{name}" if folder.path else name
+        path = folder.below + name
         try:
             for _ in range(ATTEMPTS):
                 try:
@@ -172,6 +205,7 @@ class _Tree:
                         type_ = _type(os.stat(name, dir_fd=folder.source, follow_symlinks=False).st_mode)
             raise SourceError(Reason.CHANGING, "it was replaced each time it was opened")
         except SourceError as miss:
+            self._store(folder)
             self._miss(path, miss)
 
     def _miss(self, path: str, miss: SourceError) -> None:
@@ -182,53 +216,90 @@ class _Tree:
 
     def _visit_alone(self, folder: _Folder, name: str) -> None:
         """Capture at once, and all of it if it is a folder now, what was replaced while it waited for its turn."""
-        before, self._way, self._window = (self._way, self._window), [], None
+        before = (self._way, self._window, self._run)
+        self._way, self._window, self._run = [], None, _Run()
         try:
             self._visit(folder, name, _Type.FILE)
+            self._store(folder)
             while self._way:
                 self._go_on()
         finally:
-            self._way, self._window = before
+            self._way, self._window, self._run = before
 
     def _capture(self, folder: _Folder, name: str, path: str, type_: _Type) -> None:
+        if type_ is _Type.FILE:
+            self._file(folder, name, path)
+            return
+        self._store(folder)
         match type_:
-            case _Type.FILE:
-                self._file(folder, name, path)
             case _Type.FOLDER:
                 self._push(path, open_source(name, folder.source, flags=os.O_DIRECTORY), folder, name)
             case _Type.LINK:
                 self._link(folder, name, path)
-            case _Type.OTHER:
+            case _:
                 self._note(path, "not a file, a folder or a link (FIFO, socket or device): skipped")
 
+    # -- files -----------------------------------------------------------------------------------
+
     def _file(self, folder: _Folder, name: str, path: str) -> None:
+        """It is stored together with the next ones."""
         with reading():
             found = os.stat(name, dir_fd=folder.source, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             raise Replaced
-        stored, shelf = self._stored(path), self._staging.shelf
-        job = partial(_store, shelf, shelf.next(stored), found, folder, name, stored)
+        stored, shelf = self._prefix + path, self._staging.shelf
+        held = shelf.next(stored)
+        unchanged = held is not None and shelf.is_unchanged(held, found)
+        if unchanged is not self._run.unchanged:
+            self._store(folder)
+            self._run.unchanged = unchanged
+        run = self._run
+        run.bytes += 0 if unchanged else found.st_size
+        run.files.append(_File(name, stored, held))
+        if len(run.files) >= RUN_FILES or run.bytes >= BUFFER or self._window is None:
+            self._store(folder)
+
+    def _store(self, folder: _Folder) -> None:
+        """Have the files that wait stored, if any do."""
+        run, self._run = self._run, _Run()
+        if not run.files:
+            return
+        job = partial(_store_all, self._staging.shelf, folder, run)
         if self._window is None:
-            self._tell(job(self._staging.copier))
+            self._tell(folder, run.files, job(self._staging.copier))
         else:
             folder.users += 1
-            self._window.give(job, partial(self._take, folder, name, path), found.st_size)
+            take = partial(self._take, folder, run.files)
+            self._window.give(job, take, run.bytes, len(run.files), light=run.unchanged)
 
-    def _take(self, folder: _Folder, name: str, path: str, result: Callable[[], FileEntry | Held]) -> None:
+    def _take(self, folder: _Folder, files: Sequence[_File], result: Callable[[], _Outcomes]) -> None:
         try:
-            self._tell(result())
-        except Replaced:
-            self._visit_alone(folder, name)
-        except SourceError as miss:
-            self._miss(path, miss)
+            self._tell(folder, files, result())
         finally:
             folder.done()
 
-    def _tell(self, stored: FileEntry | Held) -> None:
-        if isinstance(stored, Held):
-            self._staging.keep(stored.line, stored.fields["size"])
-        else:
-            self._staging.emit(stored)
+    def _tell(self, folder: _Folder, files: Sequence[_File], outcomes: _Outcomes) -> None:
+        """In the order of the walk."""
+        kept: list[Held] = []
+        for file, outcome in zip(files, outcomes, strict=True):
+            if isinstance(outcome, Held):
+                kept.append(outcome)
+                continue
+            self._staging.keep(kept)
+            kept = []
+            self._tell_one(folder, file, outcome)
+        self._staging.keep(kept)
+
+    def _tell_one(self, folder: _Folder, file: _File, outcome: FileEntry | SourceError) -> None:
+        match outcome:
+            case FileEntry():
+                self._staging.emit(outcome)
+            case Replaced() if self._window is None:
+                raise outcome
+            case Replaced():
+                self._visit_alone(folder, file.name)
+            case _:
+                self._miss(folder.below + file.name, outcome)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Do it when the files before it were told of."""
@@ -269,7 +340,7 @@ class _Tree:
         finally:
             if stored < 0:
                 os.close(source)
-        self._remember(_Folder(path, iter(things), source, stored))
+        self._remember(_Folder(path, iter(things), source, stored, f"{path}/" if path else ""))
         self._emit(
             DirEntry(self._stored(path), found.st_mtime_ns, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
         )
@@ -299,11 +370,11 @@ class _Tree:
         try:
             with reading(), os.scandir(source) as entries:
                 for entry in entries:
-                    if not any(fnmatchcase(entry.name, pattern) for pattern in skip):
+                    if not skip or not any(fnmatchcase(entry.name, pattern) for pattern in skip):
                         things.append((entry.name, _listed_type(entry)))
         except SourceError as miss:
             self._omit(omission(self._source, miss, path))
-        return sorted(things, key=lambda thing: thing[0])
+        return sorted(things, key=itemgetter(0))
 
     def _reopened(self, folder: _Folder) -> bool:
         """Open it again from the root, name by name; False, and an omission, when it went elsewhere."""
@@ -328,7 +399,7 @@ class _Tree:
     # -- words -----------------------------------------------------------------------------------
 
     def _stored(self, path: str) -> str:
-        return f"{self._source.stored}/{path}" if path else str(self._source.stored)
+        return self._prefix + path if path else str(self._source.stored)
 
     def _note(self, path: str, what: str, target: str | None = None) -> None:
         arrow = "" if target is None else f" -> {target}"
@@ -336,14 +407,19 @@ class _Tree:
         self._later(lambda: self._notes.append(note))
 
 
-def _store(
-    shelf: Shelf, held: Held | None, found: os.stat_result, folder: _Folder, name: str, stored: str, copier: Copier
-) -> FileEntry | Held:
-    """Share a file or copy it; in whatever thread."""
-    if held and shelf.is_unchanged(held, found) and (kept := shelf.put(held, folder.stored, name)):
-        return kept
-    entry = copier.copy(folder.source, name, folder.stored, name).entry(stored)
-    return shelf.exchanged(held, entry, folder.stored, name)
+def _store_all(shelf: Shelf, folder: _Folder, run: _Run, copier: Copier) -> _Outcomes:
+    """Share or copy files of one folder; in whatever thread. What is wrong with one of them is its outcome."""
+    if not run.unchanged:
+        return [_copy(shelf, folder, file, copier) for file in run.files]
+    return [shelf.put(f.held, folder.stored, f.name) or _copy(shelf, folder, f, copier) for f in run.files if f.held]
+
+
+def _copy(shelf: Shelf, folder: _Folder, file: _File, copier: Copier) -> FileEntry | SourceError:
+    try:
+        entry = copier.copy(folder.source, file.name, folder.stored, file.name).entry(file.stored)
+    except SourceError as miss:
+        return miss
+    return shelf.exchanged(file.held, entry, folder.stored, file.name)
 
 
 def _listed_type(entry: os.DirEntry[str]) -> _Type:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from docmind_backup.copying import ATTEMPTS, Replaced, SourceError, open_source, reading, version_at
 from docmind_backup.core.format import read_entry
 from docmind_backup.core.model import CollectionState, DirEntry, Entry, FileEntry, Kind, Omission, Reason, Source
+from docmind_backup.core.sharing import Held
 from docmind_backup.databases import capture_sqlite, count_rows, count_still_rows
 from docmind_backup.staging import Captured, Staging, omission, printable
 
@@ -103,10 +104,11 @@ class _Attempt:
         """Where what is captured is told to this attempt."""
         return replace(self.staging, emit=self.entries.append, keep=self._keep)
 
-    def _keep(self, line: bytes, _size: int) -> None:
-        entry = read_entry(line)
-        assert isinstance(entry, FileEntry)
-        self.entries.append(replace(entry, shared=True))
+    def _keep(self, files: Sequence[Held]) -> None:
+        for held in files:
+            entry = read_entry(held.line)
+            assert isinstance(entry, FileEntry)
+            self.entries.append(replace(entry, shared=True))
 
     def miss(self, below: str, reason: Reason, detail: str) -> None:
         self.omissions.append(omission(self.source, SourceError(reason, detail), below))

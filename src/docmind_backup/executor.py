@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,15 +15,12 @@ from docmind_backup.capture import capture
 from docmind_backup.catalog import STATE, Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
 from docmind_backup.copying import BUFFER
-from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
     Advanced,
     Backup,
-    DirEntry,
     Entry,
     FileEntry,
     Kind,
-    LinkEntry,
     Omission,
     OnEvent,
     Part,
@@ -31,17 +28,15 @@ from docmind_backup.core.model import (
     RunStarted,
     StepFinished,
     StepStarted,
-    Totals,
 )
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
 from docmind_backup.core.server import CollectionServer
+from docmind_backup.core.sharing import Held
 from docmind_backup.crew import Crew, Stopped, Teller, beside
 from docmind_backup.errors import NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
-
-Write = Callable[[bytes], int]
 
 
 class SourcesMoved(Exception):
@@ -172,29 +167,28 @@ class _Capture:
         step = result.step
         label = step.source.name if isinstance(step, FileStep) else step.state.name
         self.teller(StepStarted(label))
-        with result.spool.open("wb") as lines:
+        with result.writing():
             if isinstance(step, FileStep):
-                self._files(step, result, lines.write)
+                self._files(step, result)
             else:
-                self._collection(step, result, lines.write)
-        result.settle()
+                self._collection(step, result)
         outcome = result.omissions[0].reason if result.omissions else ""
         self.teller(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
 
-    def _files(self, step: FileStep, result: StepResult, write: Write) -> None:
+    def _files(self, step: FileStep, result: StepResult) -> None:
         stores: dict[str, FileEntry] = {}
         told = _Told(self.teller, self.staging, self.run.min_free)
 
         def emit(entry: Entry) -> None:
-            path = PurePosixPath(entry.path)
-            if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry) and path.name == embedded.STORE:
-                stores[path.parent.name] = entry
-            _emit(result, write, entry)
+            if step.source.kind is Kind.EMBEDDED and isinstance(entry, FileEntry):
+                path = PurePosixPath(entry.path)
+                if path.name == embedded.STORE:
+                    stores[path.parent.name] = entry
+            result.add(entry)
 
-        def keep(line: bytes, size: int) -> None:
-            write(line)
-            result.keep(size)
-            told.kept(size)
+        def keep(files: Sequence[Held]) -> None:
+            result.keep(files)
+            told.kept(sum(held.size for held in files))
 
         captured = capture(
             step.source,
@@ -214,7 +208,7 @@ class _Capture:
                 store, points = stores[state.name], captured.points[state.name]
                 result.collections.append(embedded_record(state, store, points, self.run.clock()))
 
-    def _collection(self, step: CollectionStep, result: StepResult, write: Write) -> None:
+    def _collection(self, step: CollectionStep, result: StepResult) -> None:
         run = self.run
         assert run.server is not None
         taken = capture_collection(
@@ -235,7 +229,7 @@ class _Capture:
             return
         record, entry = taken
         result.collections.append(record)
-        _emit(result, write, entry)
+        result.add(entry)
 
 
 class _Told:
@@ -283,16 +277,3 @@ def _activation_moved(plan: BackupPlan, seen: Watch) -> bool:
 def _moved(source: str, what: str) -> Omission:
     part = Part.STORAGE if "storage" in source else Part.UPLOADS
     return Omission(part, source, Reason.MOVED, f"{what} changed each time it was captured")
-
-
-def _emit(result: StepResult, write: Write, entry: Entry) -> None:
-    """One more stored thing: its inventory line, and its share of the totals."""
-    write(fmt.entry_line(entry))
-    match entry:
-        case FileEntry():
-            own = 0 if entry.shared else entry.size
-            result.totals += Totals(files=1, bytes=entry.size, own_bytes=own)
-        case LinkEntry():
-            result.totals += Totals(links=1)
-        case DirEntry():
-            result.totals += Totals(directories=1)

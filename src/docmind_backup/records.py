@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from docmind_backup.core import docmind
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
     CollectionRecord,
+    DirEntry,
     Entry,
     FileEntry,
     Layout,
@@ -28,46 +30,86 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep
 from docmind_backup.core.readme import readme
+from docmind_backup.core.sharing import Held
 
 SPOOLS = ".spools"
 """Folder in the staging directory: one file of inventory lines for each step."""
+EXAMPLES = 3
+"""Of things that DocMind's checker refuses."""
 DATABASES = {Part.CACHE: "cache_db", Part.CHAT: "chat_db"}
 """DocMind's labels in the manifest's `databases`."""
+FOLDERS = {Part.UPLOADS: "data/uploads", Part.ARTIFACTS: "data/artifacts"}
+"""What the manifest lists file by file."""
 
 
-@dataclass(slots=True)
 class StepResult:
-    """One step's outcome; its inventory lines are in `spool`."""
+    """One step's outcome. What it stored is in two files: inventory lines, and what other lists take of them."""
 
-    step: FileStep | CollectionStep
-    spool: Path
-    totals: Totals = field(default_factory=Totals)
-    kept_files: int = 0
-    kept_bytes: int = 0
-    """Files that are shared as they were; `totals` has the others until `settle`."""
-    omissions: list[Omission] = field(default_factory=list[Omission])
-    notes: list[str] = field(default_factory=list[str])
-    collections: list[CollectionRecord] = field(default_factory=list[CollectionRecord])
+    def __init__(self, step: FileStep | CollectionStep, spool: Path) -> None:
+        self.step = step
+        self.spool = spool
+        """The inventory lines."""
+        self.omissions: list[Omission] = []
+        self.notes: list[str] = []
+        self.collections: list[CollectionRecord] = []
+        self.links: list[str] = []
+        """The first of the links that were stored: examples."""
+        self._counts = {FileEntry: 0, LinkEntry: 0, DirEntry: 0}
+        self._bytes = self._own_bytes = 0
+        self._listed = spool.with_suffix(".files")
 
-    def keep(self, size: int) -> None:
-        """One more file that is shared as it was: there may be a million of them."""
-        self.kept_files += 1
-        self.kept_bytes += size
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within it things can be added. What was added before is forgotten."""
+        with self.spool.open("wb") as lines, self._listed.open("wb") as listed:
+            self._line, self._list = lines.write, listed.write
+            yield
 
-    def settle(self) -> None:
-        self.totals += Totals(files=self.kept_files, bytes=self.kept_bytes)
-        self.kept_files = self.kept_bytes = 0
+    def add(self, entry: Entry) -> None:
+        """One more stored thing."""
+        self._line(fmt.entry_line(entry))
+        self._counts[type(entry)] += 1
+        match entry:
+            case FileEntry():
+                self._list(_listed(entry.path, entry.size, entry.sha256))
+                self._bytes += entry.size
+                self._own_bytes += 0 if entry.shared else entry.size
+            case LinkEntry() if len(self.links) < EXAMPLES:
+                self.links.append(fmt.printable(entry.path))
+            case _:
+                pass
 
-    def entries(self) -> Iterator[Entry]:
-        """What the step stored, streamed."""
-        with self.spool.open("rb") as lines:
-            for line in lines:
-                yield fmt.read_entry(line)
+    def keep(self, files: Sequence[Held]) -> None:
+        """More files, shared as an earlier backup has them: there may be a million of them."""
+        listed = "".join([f"{held.fields['sha256']} {held.size} {held.path}\0" for held in files])
+        self._line(b"".join([held.line for held in files]))
+        self._list(listed.encode(errors="surrogateescape"))
+        self._counts[FileEntry] += len(files)
+        self._bytes += sum([held.size for held in files])
 
-    def files(self) -> Iterator[tuple[str, int, str]]:
-        """Path, size and sha256 of each file that the step stored, streamed."""
-        with self.spool.open("rb") as lines:
-            yield from filter(None, map(fmt.file_fields, lines))
+    @property
+    def totals(self) -> Totals:
+        counts = self._counts
+        return Totals(counts[FileEntry], self._bytes, counts[LinkEntry], counts[DirEntry], self._own_bytes)
+
+    def files(self) -> Iterator[docmind.Listed]:
+        """Path, size and sha256 of each file that the step stored, streamed in the order of the inventory."""
+        rest = b""
+        with self._listed.open("rb") as listed:
+            while chunk := listed.read(1 << 20):
+                *files, rest = (rest + chunk).split(b"\0")
+                for file in files:
+                    sha256, size, path = file.split(b" ", 2)
+                    yield path.decode(errors="surrogateescape"), int(size), sha256.decode()
+
+    def drop(self) -> None:
+        """Its two files are not needed any more."""
+        self.spool.unlink()
+        self._listed.unlink()
+
+
+def _listed(path: str, size: int, sha256: str) -> bytes:
+    return f"{sha256} {size} {path}\0".encode(errors="surrogateescape")
 
 
 def write_records(
@@ -79,61 +121,49 @@ def write_records(
     finished_at: datetime,
 ) -> Record:
     """Write the five files of a backup into `staging` and return its record. Not flushed. Raises OSError."""
-    inventory = _write_inventory(staging, results)
+    inventory = _write(staging / fmt.INVENTORY, _inventory(results))
     contents = _contents(results)
     record = _record(plan, results, contents, staging, fingerprints, finished_at)
-    manifest = docmind.manifest_bytes(
+    manifest = docmind.manifest_chunks(
         record,
         app_version=_app_version(plan),
-        uploads=contents.uploads,
-        artifacts=contents.artifacts,
+        uploads=contents.listed(Part.UPLOADS),
+        artifacts=contents.listed(Part.ARTIFACTS),
         databases=contents.databases,
         active=plan.active if Part.STORAGE in record.included else "",
     )
     digests = {
         fmt.INVENTORY: inventory,
         fmt.MANIFEST: _write(staging / fmt.MANIFEST, manifest),
-        fmt.README: _write(staging / fmt.README, readme(record).encode(errors="backslashreplace")),
+        fmt.README: _write(staging / fmt.README, [readme(record).encode(errors="backslashreplace")]),
     }
-    digests[fmt.SUMS] = _write_sums(staging, results, digests)
+    digests[fmt.SUMS] = _write(staging / fmt.SUMS, _sums(results, digests))
     record = replace(record, digests=digests)
     _drop_spools(staging, results)
     durable.write_new(staging / fmt.RECORD, fmt.record_bytes(record))
     return record
 
 
-def _write(path: Path, data: bytes) -> str:
-    durable.write_new(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def _write_inventory(staging: Path, results: Sequence[StepResult]) -> str:
-    """All steps' lines in one file; its sha256."""
+def _write(path: Path, chunks: Iterable[bytes]) -> str:
+    """A new file, read-only; its sha256."""
     digest = hashlib.sha256()
-    path = staging / fmt.INVENTORY
-    with path.open("xb") as out:
-        for result in results:
-            with result.spool.open("rb") as lines:
-                while chunk := lines.read(1 << 20):
-                    digest.update(chunk)
-                    out.write(chunk)
+    with path.open("xb", buffering=1 << 20) as out:
+        for chunk in chunks:
+            digest.update(chunk)
+            out.write(chunk)
     path.chmod(0o400)
     return digest.hexdigest()
 
 
-def _write_sums(staging: Path, results: Sequence[StepResult], own: Mapping[str, str]) -> str:
-    """SHA256SUMS of every stored file and of our own files but the record; its own sha256."""
-    digest = hashlib.sha256()
-    path = staging / fmt.SUMS
-    with path.open("xb") as out:
-        for line in _sums(results, own):
-            digest.update(line)
-            out.write(line)
-    path.chmod(0o400)
-    return digest.hexdigest()
+def _inventory(results: Iterable[StepResult]) -> Iterator[bytes]:
+    """All steps' lines."""
+    for result in results:
+        with result.spool.open("rb") as lines:
+            yield from iter(lambda: lines.read(1 << 20), b"")
 
 
 def _sums(results: Iterable[StepResult], own: Mapping[str, str]) -> Iterator[bytes]:
+    """SHA256SUMS of every stored file and of our own files but the record."""
     for result in results:
         for path, _, sha256 in result.files():
             yield fmt.sums_line(path, sha256)
@@ -143,7 +173,7 @@ def _sums(results: Iterable[StepResult], own: Mapping[str, str]) -> Iterator[byt
 
 def _drop_spools(staging: Path, results: Iterable[StepResult]) -> None:
     for result in results:
-        result.spool.unlink()
+        result.drop()
     (staging / SPOOLS).rmdir()
 
 
@@ -152,13 +182,22 @@ def _drop_spools(staging: Path, results: Iterable[StepResult]) -> None:
 
 @dataclass(slots=True)
 class _Contents:
-    uploads: list[FileEntry] = field(default_factory=list[FileEntry])
-    artifacts: list[FileEntry] = field(default_factory=list[FileEntry])
-    links: list[str] = field(default_factory=list[str])
-    """Links below uploads or artifacts: DocMind's checker refuses them."""
-    databases: dict[str, FileEntry] = field(default_factory=dict[str, FileEntry])
+    steps: dict[Part, StepResult] = field(default_factory=dict[Part, StepResult])
+    """Uploads and artifacts."""
+    databases: dict[str, docmind.Listed] = field(default_factory=dict[str, docmind.Listed])
     storage: dict[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
     """Files below data/storage: path relative to it -> (size, sha256)."""
+
+    def listed(self, part: Part) -> Iterator[docmind.Listed]:
+        """The files of a part, by their path below its folder; streamed."""
+        root = f"{FOLDERS[part]}/"
+        for path, size, sha256 in self.steps[part].files() if part in self.steps else ():
+            yield path.removeprefix(root), size, sha256
+
+    @property
+    def links(self) -> list[str]:
+        """Examples of links below uploads or artifacts: DocMind's checker refuses them."""
+        return [link for step in self.steps.values() for link in step.links]
 
 
 def _contents(results: Iterable[StepResult]) -> _Contents:
@@ -167,39 +206,16 @@ def _contents(results: Iterable[StepResult]) -> _Contents:
         if isinstance(result.step, FileStep):
             source = result.step.source
             match source.part:
-                case Part.UPLOADS | Part.ARTIFACTS if str(source.stored) in (
-                    "data/uploads",
-                    "data/artifacts",
-                ):
-                    _list_files(contents, source.part, result.entries())
-                case Part.CACHE | Part.CHAT:
-                    _list_database(contents, source.part, str(source.stored), result.entries())
+                case Part.UPLOADS | Part.ARTIFACTS if str(source.stored) == FOLDERS[source.part]:
+                    contents.steps[source.part] = result
+                case Part.CACHE | Part.CHAT:  # the main file only: a `.wal` beside it is not DocMind's to list
+                    main = [file for file in result.files() if file[0] == str(source.stored)]
+                    contents.databases.update((DATABASES[source.part], file) for file in main)
                 case Part.STORAGE:
-                    _list_storage(contents, result)
+                    contents.storage.update((p.removeprefix("data/storage/"), (n, sha)) for p, n, sha in result.files())
                 case _:
                     pass
     return contents
-
-
-def _list_files(contents: _Contents, part: Part, entries: Iterable[Entry]) -> None:
-    listed = contents.uploads if part is Part.UPLOADS else contents.artifacts
-    for entry in entries:
-        if isinstance(entry, FileEntry):
-            listed.append(entry)
-        elif isinstance(entry, LinkEntry):
-            contents.links.append(fmt.printable(entry.path))
-
-
-def _list_database(contents: _Contents, part: Part, stored: str, entries: Iterable[Entry]) -> None:
-    """The main file only: a `.wal` beside it is not DocMind's to list."""
-    for entry in entries:
-        if isinstance(entry, FileEntry) and entry.path == stored:
-            contents.databases[DATABASES[part]] = entry
-
-
-def _list_storage(contents: _Contents, result: StepResult) -> None:
-    for path, size, sha256 in result.files():
-        contents.storage[path.removeprefix("data/storage/")] = (size, sha256)
 
 
 # -- the record ----------------------------------------------------------------------------------
@@ -322,11 +338,12 @@ def _app_version(plan: BackupPlan) -> str:
 def _ineligible(plan: BackupPlan, record: Record, contents: _Contents) -> tuple[str, ...]:
     if plan.layout is Layout.V1:
         return ("a v1 environment: DocMind 2 does not take v1 backups for recovery points",)
+    active = next((s for s in plan.snapshots if s.name == plan.active), None)
     return docmind.ineligibility(
         record,
         databases=contents.databases,
         app_version=_app_version(plan),
         links=contents.links,
-        corpus=docmind.corpus_hash((e.path.removeprefix("data/uploads/"), e.sha256) for e in contents.uploads),
-        active=next((s for s in plan.snapshots if s.name == plan.active), None),
+        corpus=docmind.corpus_hash((p, sha) for p, _, sha in contents.listed(Part.UPLOADS)) if active else "",
+        active=active,
     )

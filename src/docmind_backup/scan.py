@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +31,7 @@ from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
 """Locks and workspaces in data/storage: the application makes them anew."""
 SIDECARS = {Kind.SQLITE: ("-wal", "-journal"), Kind.DUCKDB: (".wal",)}
+UPLOADS = PurePosixPath("data/uploads")
 TEXT_LIMIT = 64 * 1024 * 1024
 """Bytes of a small file (CURRENT, a manifest) read at most."""
 
@@ -55,8 +55,8 @@ def scan(environment: Environment, choices: Choices, server: CollectionServer | 
         snapshots=snapshots,
         active=active,
         active_problem=problem,
-        encrypted_artifacts=_encrypted(environment.artifacts),
-        watch=watch(environment),
+        encrypted_artifacts=sum(s.encrypted for s in seen if s.source.part is Part.ARTIFACTS),
+        watch=_watch(environment, next(s for s in seen if s.source.path == _real(environment.uploads))),
         notes=(*_leftovers(environment, layout, seen), *_incomplete_notes(storage_skip)),
     )
     return replace(inventory, qdrant=_qdrant(inventory, choices, server))
@@ -81,15 +81,12 @@ def places(environment: Environment, choices: Choices) -> tuple[Layout, tuple[Se
 
 def watch(environment: Environment) -> Watch:
     """What must not move during a run: compared before and after."""
-    digest = hashlib.sha256()
-    for path, found in sorted(_walk(environment.uploads), key=lambda item: item[0]):
-        digest.update(
-            f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} ".encode()
-            + os.fsencode(path)
-            + b"\n"
-        )
+    return _watch(environment, _look_tree(Source(Part.UPLOADS, Kind.TREE, "", _real(environment.uploads), UPLOADS)))
+
+
+def _watch(environment: Environment, uploads: Seen) -> Watch:
     current = _text(environment.storage / "CURRENT")
-    return Watch(current, _text(environment.deployment_id_file), digest.hexdigest())
+    return Watch(current, _text(environment.deployment_id_file), uploads.fingerprint)
 
 
 # -- what to look at -----------------------------------------------------------------------------
@@ -116,7 +113,7 @@ def _sources(
     rows: list[tuple[Part, Kind, Path, str, tuple[str, ...]]] = [
         (Part.IDENTITY, Kind.FILE, e.deployment_id_file, "data/.deployment-id", ()),
         (Part.STORAGE, Kind.TREE, e.storage, "data/storage", stored_storage),
-        (Part.UPLOADS, Kind.TREE, e.uploads, "data/uploads", ()),
+        (Part.UPLOADS, Kind.TREE, e.uploads, str(UPLOADS), ()),
         *((Part.UPLOADS, Kind.TREE, e.data_dir / Path(s).name, s, ()) for s in IN_FLIGHT),
         (Part.ARTIFACTS, Kind.TREE, e.artifacts, "data/artifacts", (".*.tmp",)),
         (Part.CHAT, Kind.SQLITE, chat, f"data/{chat.name}", ()),
@@ -176,21 +173,45 @@ def _look(source: Source) -> Seen:
     except OSError as error:
         return Seen(source, 0, 0, exists=False, problem=error.strerror or "cannot be looked at")
     if source.kind in (Kind.TREE, Kind.EMBEDDED):
-        return _look_tree(source, found)
+        if not stat.S_ISDIR(found.st_mode):
+            return Seen(source, 0, 0, exists=False, problem="it is not a directory")
+        if not os.access(source.path, os.R_OK | os.X_OK):
+            return Seen(source, 0, 0, exists=False, problem="Permission denied")
+        return _look_tree(source)
     return _look_file(source, found)
 
 
-def _look_tree(source: Source, found: os.stat_result) -> Seen:
-    if not stat.S_ISDIR(found.st_mode):
-        return Seen(source, 0, 0, exists=False, problem="it is not a directory")
-    if not os.access(source.path, os.R_OK | os.X_OK):
-        return Seen(source, 0, 0, exists=False, problem="Permission denied")
-    files = size = newest = 0
-    for _, stats in _walk(source.path, source.skip):
-        files += 1
-        size += stats.st_size
-        newest = max(newest, stats.st_mtime_ns)
-    return Seen(source, files, size, newest_mtime_ns=newest)
+def _look_tree(source: Source) -> Seen:
+    """Its regular files. What cannot be read is capture's to report."""
+    files = size = fingerprint = encrypted = 0
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        for entry in _listed(source.path / folder, () if folder else source.skip):
+            path = folder + entry.name
+            try:
+                if entry.is_file(follow_symlinks=False):
+                    found = entry.stat(follow_symlinks=False)
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{path}/")
+                    continue
+                else:
+                    continue
+            except OSError:
+                continue
+            files += 1
+            size += found.st_size
+            fingerprint ^= hash((path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            encrypted += path.endswith(".enc")
+    return Seen(source, files, size, fingerprint=fingerprint, encrypted=encrypted)
+
+
+def _listed(folder: Path, skip: Sequence[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not any(fnmatch(entry.name, pattern) for pattern in skip)]
+    except OSError:
+        return []
 
 
 def _look_file(source: Source, found: os.stat_result) -> Seen:
@@ -200,34 +221,7 @@ def _look_file(source: Source, found: os.stat_result) -> Seen:
     for suffix in SIDECARS.get(source.kind, ()):
         path = source.path.with_name(source.path.name + suffix)
         size += os.path.getsize(path) if os.path.isfile(path) else 0
-    return Seen(source, 1, size, newest_mtime_ns=found.st_mtime_ns)
-
-
-def _walk(top: Path, skip: Sequence[str] = ()) -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files below `top`: (path relative to it, stat). What cannot be read is capture's to report."""
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(top / folder) as entries:
-                listed = list(entries)
-        except OSError:
-            continue
-        for entry in listed:
-            if not folder and any(fnmatch(entry.name, pattern) for pattern in skip):
-                continue
-            path = f"{folder}{entry.name}"
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{path}/")
-                elif entry.is_file(follow_symlinks=False):
-                    yield path, entry.stat(follow_symlinks=False)
-            except OSError:
-                continue
-
-
-def _encrypted(artifacts: Path) -> int:
-    return sum(1 for path, _ in _walk(artifacts) if path.endswith(".enc"))
+    return Seen(source, 1, size)
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from docmind_backup.copying import Changed, Copied, Copier, SourceError, Version, reading, version_at
 from docmind_backup.core.model import Entry, FileEntry, Omission, Source
-from docmind_backup.core.sharing import same_sidecars
+from docmind_backup.core.sharing import Held, same_sidecars
 from docmind_backup.readlock import Patience
-from docmind_backup.sharing import Held, Shelf
+from docmind_backup.sharing import Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Staging:
     patience: Patience
     shelf: Shelf
     """What an earlier backup holds of the source."""
-    keep: Callable[[bytes, int], None]
-    """Told of a file that is shared as it was: its inventory line and its size."""
+    keep: Callable[[Sequence[Held]], None]
+    """Told of files that are shared as they were."""
 
     def place(self, stored: PurePosixPath) -> Path:
         """The path of `stored` below the root; its parent folders exist (0700)."""
@@ -76,7 +76,7 @@ class Staging:
         kept = self.shelf.put(held, into, name)
         if kept is None:
             return False
-        self.keep(kept.line, kept.fields["size"])
+        self.keep([kept])
         return True
 
 

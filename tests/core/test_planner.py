@@ -80,7 +80,7 @@ def inventory(*found: Seen, server: QdrantState | None = SERVER, **changes: Any)
     """A v2 environment; each of `found` replaces what is there of that part."""
     replaced = {one.source.stored for one in found}
     there = (*found, *(one for one in EVERYTHING if one.source.stored not in replaced))
-    watch = Watch(INDEX.name, "d1", "f")
+    watch = Watch(INDEX.name, "d1", 5)
     made = Inventory(ENVIRONMENT, Layout.V2, "d1", there, (INDEX,), INDEX.name, qdrant=server, watch=watch)
     return replace(made, **changes)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from docmind_backup.core.format import TOOL
-from docmind_backup.core.model import DOCMIND_LABEL, FORMAT, FileEntry, IndexSnapshot, Part, Record
+from docmind_backup.core.model import DOCMIND_LABEL, FORMAT, IndexSnapshot, Part, Record
 
 INDEX_SNAPSHOT_NAME = re.compile(r"\A\d{8}T\d{6}-[0-9a-f]{8}\Z")
+Listed = tuple[str, int, str]
+"""Path, size in bytes and sha256 of a file, as the manifest lists it."""
+_AS_JSON = json.JSONEncoder(ensure_ascii=False).encode
 INDEX_MANIFESTS = ("manifest.jsonl", "manifest.meta.json", "manifest.checksum")
 
 
@@ -81,19 +84,19 @@ def corpus_hash(uploads: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def manifest_bytes(
+def manifest_chunks(
     record: Record,
     *,
     app_version: str,
-    uploads: Sequence[FileEntry],
-    artifacts: Sequence[FileEntry],
-    databases: Mapping[str, FileEntry],
+    uploads: Iterable[Listed],
+    artifacts: Iterable[Listed],
+    databases: Mapping[str, Listed],
     active: str,
-) -> bytes:
+) -> Iterator[bytes]:
     """`manifest.json`: a superset of what DocMind 2.0.1's backup service writes, so that its checker accepts it.
 
     `databases`: `cache_db` and `chat_db` to their stored file; `active`: the name in CURRENT.
-    Size grows with uploads and artifacts, about 150 bytes each.
+    Streamed: its size grows with uploads and artifacts, about 150 bytes each.
     """
     fields = {
         "created_at": record.started_at.isoformat(),
@@ -101,9 +104,10 @@ def manifest_bytes(
         "complete": record.complete,
         "included": _labels(record),
         "bytes_written": record.totals.bytes,
-        "uploads": {"files": [_listed(entry, "data/uploads/") for entry in uploads]},
-        "artifacts": {"files": [_listed(entry, "data/artifacts/") for entry in artifacts]},
-        "databases": {label: _listed(entry, "") for label, entry in databases.items()},
+        "databases": {
+            label: {"path": path, "size_bytes": size, "sha256": sha256}
+            for label, (path, size, sha256) in databases.items()
+        },
         "activation": _activation(record, active),
         "warnings": [_warning(record, i) for i in range(len(record.omissions))],
         "maintenance_warnings": [*record.notes, *record.ineligible],
@@ -111,17 +115,30 @@ def manifest_bytes(
     }
     if record.qdrant and not record.qdrant.embedded:
         fields["qdrant"] = _qdrant(record)
-    return (json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    yield b"{\n"
+    for key in sorted(fields):
+        value = json.dumps(fields[key], indent=2, sort_keys=True, ensure_ascii=False).replace("\n", "\n  ")
+        yield f'  "{key}": {value},\n'.encode(errors="backslashreplace")
+    yield from _file_list("artifacts", artifacts)
+    yield b",\n"
+    yield from _file_list("uploads", uploads)
+    yield b"\n}\n"
+
+
+def _file_list(key: str, files: Iterable[Listed]) -> Iterator[bytes]:
+    yield f'  "{key}": {{\n    "files": ['.encode()
+    comma = ""
+    for path, size, sha256 in files:
+        text = f'{comma}\n      {{"path": {_AS_JSON(path)}, "sha256": "{sha256}", "size_bytes": {size}}}'
+        yield text.encode(errors="backslashreplace")
+        comma = ","
+    yield b"\n    ]\n  }"
 
 
 def _labels(record: Record) -> list[str]:
     """DocMind's labels; an embedded Qdrant has a label of its own, because DocMind's restore cannot use it."""
     embedded = record.qdrant is not None and record.qdrant.embedded
     return ["qdrant_embedded" if p is Part.QDRANT and embedded else DOCMIND_LABEL[p] for p in record.included]
-
-
-def _listed(entry: FileEntry, root: str) -> dict[str, Any]:
-    return {"path": entry.path.removeprefix(root), "size_bytes": entry.size, "sha256": entry.sha256}
 
 
 def _warning(record: Record, index: int) -> str:

@@ -54,6 +54,9 @@ ID = re.compile(r"\A\d{8}_\d{6}(?:_[0-9a-f]{12})?\Z")
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Values of `requires` this code understands."""
 
+_AS_LINE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes one each time."""
+
 Json = dict[str, Any]
 
 
@@ -101,7 +104,7 @@ def entry_line(entry: Entry) -> bytes:
 
 
 def json_line(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return _AS_LINE(fields).encode() + b"\n"
 
 
 def _entry_fields(entry: Entry) -> Json:

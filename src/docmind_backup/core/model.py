@@ -134,9 +134,12 @@ class Seen:
     """Regular files; 0 when nothing is there."""
     bytes: int
     exists: bool = True
-    newest_mtime_ns: int = 0
     problem: str = ""
     """What the operating system said when it could not be looked at."""
+    fingerprint: int = 0
+    """Of a tree: another one, within a process, when a file in it was added, removed, replaced or written to."""
+    encrypted: int = 0
+    """Of a tree: files called `*.enc`."""
 
     @property
     def empty(self) -> bool:

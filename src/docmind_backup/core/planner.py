@@ -59,7 +59,7 @@ class Watch:
 
     current: str
     deployment_id: str
-    uploads: str
+    uploads: int
     """Fingerprint of names, sizes and times below data/uploads."""
 
 
@@ -79,7 +79,7 @@ class Inventory:
     qdrant: QdrantState | None = None
     """None: not asked for."""
     encrypted_artifacts: int = 0
-    watch: Watch = Watch("", "", "")
+    watch: Watch = Watch("", "", 0)
     notes: tuple[str, ...] = ()
 
     @property

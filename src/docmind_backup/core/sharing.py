@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from docmind_backup.core.model import FORMAT, Backup, CollectionRecord, Kind, SourceRecord
 
 Sidecars = Mapping[str, tuple[int, int, int, int] | None]
 """Suffix to (ino, size, mtime_ns, ctime_ns) as it is now, None where absent."""
+
+
+class Held(NamedTuple):
+    """One file as an earlier backup holds it."""
+
+    path: str
+    size: int
+    line: bytes
+    """Its line in that inventory."""
+    fields: Mapping[str, Any]
+    """What the line says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ def earlier_collection(backups: Sequence[Backup], name: str) -> EarlierCollectio
     return None
 
 
-def unchanged(fields: Mapping[str, Any], now: Sequence[int], before_ns: int) -> bool:
+def unchanged(fields: Mapping[str, Any], now: tuple[int, int, int, int, int], before_ns: int) -> bool:
     """Whether the source that an inventory line is of was not written to since.
 
     `fields`: the line; `now`: device, inode, size, mtime_ns and ctime_ns of the source. Nobody can set a ctime: it
@@ -79,7 +90,7 @@ def unchanged(fields: Mapping[str, Any], now: Sequence[int], before_ns: int) -> 
     if origin is None or now[4] >= before_ns:
         return False
     recorded = (origin["dev"], origin["ino"], origin["size"], origin["mtime_ns"], origin["ctime_ns"])
-    return recorded == tuple(now)
+    return recorded == now
 
 
 def same_sidecars(fields: Mapping[str, Any], now: Sidecars, *, logs: Sequence[str]) -> bool:
