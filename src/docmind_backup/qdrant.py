@@ -192,7 +192,7 @@ class QdrantServer:
 
     @cached_property
     def _http(self) -> httpx.Client:
-        # httpcore would read 64 KiB at a time, which costs a download over loopback a tenth of its time
+        # httpcore would read 64 KiB at a time, which costs a download over loopback some processor time
         httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
         own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
         client = httpx.Client(
