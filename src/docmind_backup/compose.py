@@ -40,7 +40,7 @@ def compose(
 ) -> Iterator[Run]:
     """Read the settings of `project` and build what every operation works on. Raises UsageError.
 
-    Only what will `ask_qdrant` pays for the HTTP libraries (0.1 s, and 1.3 s more once a server answers).
+    Only what will `ask_qdrant` pays for the HTTP libraries (0.1 s, and a second more once snapshots are made).
     """
     loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
     for warning in loaded.warnings:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
-import mmap
 import os
 import stat
 import time
@@ -16,21 +14,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from docmind_backup.core.model import FileEntry, Origin, Reason, Stored
+from docmind_backup.direct import ALIGNMENT, DIRECT_FROM, NEW_FLAGS, aligned_buffer, put, set_direct, write
 
 ATTEMPTS = 3
 """Times a source that keeps changing is read before it is given up."""
 BUFFER = 4 * 1024 * 1024
-DIRECT_FROM = 1024 * 1024
-"""Bytes from which a file is written past the page cache: twice as fast, and the cache stays the application's."""
 SMALL = 1024 * 1024
 """Bytes up to which a file is copied in one piece."""
-ALIGNMENT = 4096
-"""What O_DIRECT asks of offsets and lengths; the buffer begins on a page."""
 GRAIN_NS = 10_000_000
 """Coarsest step of a file system's clock (a tick at 100 Hz): two changes within it may look like one."""
 SOURCE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECT: int = getattr(os, "O_DIRECT", 0)
 _NO_ATIME: int = getattr(os, "O_NOATIME", 0)
 _ZEROS = memoryview(bytes(1024 * 1024))
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
@@ -150,7 +143,7 @@ class Copier:
 
     def __init__(self, on_bytes: Callable[[int], None]) -> None:
         self.on_bytes = on_bytes
-        self._buffer = memoryview(mmap.mmap(-1, BUFFER))
+        self._buffer = aligned_buffer(BUFFER)
 
     def copy(self, source: int | None, name: str | Path, target: int | None, new: str | Path) -> Copied:
         """`name` in the folder `source` to the new file `new` (0400, same mtime) in the folder `target`.
@@ -209,24 +202,18 @@ class Copier:
             count = os.preadv(source, [self._buffer[: size + 1]], 0)
         if count != size and self._fill(source, 0, size + 1) != size:
             raise Changed
-        _write(target, self._buffer[:size], 0)
+        write(target, self._buffer[:size], 0)
         self.on_bytes(size)
         return hashlib.sha256(self._buffer[:size]).hexdigest()
 
     def _copy_range(self, digest: hashlib._Hash, source: int, target: int, start: int, end: int) -> None:
-        direct = end - start >= DIRECT_FROM and start % ALIGNMENT == 0 and _set_direct(target, on=True)
+        direct = end - start >= DIRECT_FROM and start % ALIGNMENT == 0 and set_direct(target, on=True)
         while start < end:
             count = self._fill(source, start, min(end - start, BUFFER))
             if not count:
                 raise Changed
             digest.update(self._buffer[:count])
-            tail = count % ALIGNMENT if direct else 0
-            _write(target, self._buffer[: count - tail], start)
-            if tail:
-                _set_direct(target, on=False)
-                _write(target, self._buffer[count - tail : count], start + count - tail)
-            if not direct:
-                _begin_writing_back(target, start, count)
+            put(target, self._buffer[:count], start, direct=direct)
             self.on_bytes(count)
             start += count
 
@@ -297,37 +284,6 @@ def _data(source: int, found: os.stat_result) -> Iterator[tuple[int, int]]:
         if start < end:
             yield start, end
         position = max(end, position + 1)
-
-
-def _set_direct(target: int, *, on: bool) -> bool:
-    """Whether writing past the page cache was switched; not every file system has it."""
-    flags = fcntl.fcntl(target, fcntl.F_GETFL)
-    wanted = flags | _DIRECT if on else flags & ~_DIRECT
-    if wanted == flags:
-        return False
-    try:
-        fcntl.fcntl(target, fcntl.F_SETFL, wanted)
-    except OSError:
-        return False
-    return True
-
-
-def _begin_writing_back(target: int, start: int, count: int) -> None:
-    """Where the page cache cannot be passed by, what is in it goes to the disk while the rest is read."""
-    if count == BUFFER:
-        with suppress(OSError):
-            os.posix_fadvise(target, start, count, os.POSIX_FADV_DONTNEED)
-
-
-def _write(target: int, chunk: memoryview, offset: int) -> None:
-    while chunk:
-        try:
-            count = os.pwrite(target, chunk, offset)
-        except OSError as error:  # some refuse O_DIRECT only now, and all of them after a short write
-            if error.errno != errno.EINVAL or not _set_direct(target, on=False):
-                raise
-        else:
-            chunk, offset = chunk[count:], offset + count
 
 
 def _finished(target: int, found: os.stat_result, size: int, sha256: str) -> Copied:

@@ -1,14 +1,12 @@
 """Talk to one Qdrant server: its collections as facts, their snapshots as files. No redirect, proxy or retry.
 
-qdrant-client speaks for what it exposes; httpx for the bytes, and for descriptions, of which qdrant-client's
-models would drop what they do not know. Foreign errors are translated here, once.
+qdrant-client makes, lists and deletes snapshots; httpx brings their bytes and answers a plan's questions, which
+must not wait for qdrant-client's import nor lose what its models do not know. Foreign errors are translated here, once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpcore
 import httpx
@@ -29,6 +27,7 @@ from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState
 from docmind_backup.core.server import Downloaded, ServerSnapshot
 from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
+from docmind_backup.receiving import receive
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-READ_BYTES = 2**20
+READ_BYTES = 2**18
 MAX_WORDS = 2**16
 """As much of an error's body is read."""
 
@@ -127,12 +126,10 @@ class QdrantServer:
         return max(1, len(peers)) if isinstance(peers, dict) else 1
 
     def names(self) -> tuple[str, ...]:
-        found = self._ask(lambda client: client.get_collections().collections)
-        return tuple(sorted(collection.name for collection in found))
+        return self._read("/collections", rest.names)
 
     def aliases(self) -> dict[str, str]:
-        found = self._ask(lambda client: client.get_aliases().aliases)
-        return {alias.alias_name: alias.collection_name for alias in found}
+        return self._read("/aliases", rest.aliases)
 
     # -- a collection ----------------------------------------------------------------------------
 
@@ -144,13 +141,10 @@ class QdrantServer:
             return CollectionState(name, role="", exists=False)
 
     def count(self, name: str) -> int:
-        collection = rest.collection_name(name)
-        return self._ask(lambda client: client.count(collection, exact=True).count)
+        return self._read(f"{rest.collection_path(name)}/points/count", rest.count, body=rest.EXACTLY)
 
     def _aliases(self, name: str) -> tuple[str, ...]:
-        collection = rest.collection_name(name)
-        found = self._ask(lambda client: client.get_collection_aliases(collection).aliases)
-        return tuple(sorted(alias.alias_name for alias in found))
+        return tuple(sorted(self._read(f"{rest.collection_path(name)}/aliases", rest.aliases)))
 
     # -- its snapshots ---------------------------------------------------------------------------
 
@@ -192,13 +186,13 @@ class QdrantServer:
         ):
             if answer.status_code != 200:
                 raise self._refusals.of(answer.status_code, b"".join(islice(answer.iter_raw(MAX_WORDS), 1)))
-            return _store(answer.iter_raw(), target, _promised_size(answer), on_bytes)
+            return receive(_kept_to(_promised_size(answer), answer.iter_raw()), target, on_bytes)
 
     # -- asking ----------------------------------------------------------------------------------
 
     @cached_property
     def _http(self) -> httpx.Client:
-        # httpcore would read 64 KiB at a time, which costs a download over loopback a sixth of its time
+        # httpcore would read 64 KiB at a time, which costs a download over loopback some processor time
         httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
         own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
         client = httpx.Client(
@@ -211,7 +205,7 @@ class QdrantServer:
         return self._opened.enter_context(client)
 
     def _client(self, timeout_s: float) -> QdrantClient:
-        """Made when first needed and the server has answered once: importing it takes over a second."""
+        """Made when first needed and the server has answered once: importing it takes a second, beside the copying."""
         if timeout_s not in self._clients:
             self.version()
             from qdrant_client import QdrantClient
@@ -264,15 +258,23 @@ class QdrantServer:
         """`GET /`, which Qdrant answers without a key too."""
         return self._get("/")
 
-    def _result(self, path: str) -> Any:
-        envelope = self._json(self._get(path))
+    def _read(self, path: str, meaning: Callable[[Any], T], *, body: object = None) -> T:
+        """What the result of `path` means; posts `body` where there is one."""
+        found = self._result(path, body)
+        try:
+            return meaning(found)
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._refusals.unknown_answer() from self._refusals.cause(error, str(error).encode())
+
+    def _result(self, path: str, body: object = None) -> Any:
+        envelope = self._json(self._get(path, body))
         if not isinstance(envelope, dict) or "result" not in envelope:
             raise self._refusals.unknown_answer()
         return envelope["result"]
 
-    def _get(self, path: str) -> httpx.Response:
+    def _get(self, path: str, body: object = None) -> httpx.Response:
         with self._heard(self._timeouts.request):
-            answer = self._http.get(self._url + path)
+            answer = self._http.request("GET" if body is None else "POST", self._url + path, json=body)
         if answer.status_code != 200:
             raise self._refusals.of(answer.status_code, answer.content)
         return answer
@@ -338,30 +340,13 @@ def _promised_size(answer: httpx.Response) -> int | None:
     return int(length) if length.isdecimal() else None
 
 
-def _store(chunks: Iterable[bytes], target: Path, promised: int | None, on_bytes: Callable[[int], None]) -> Downloaded:
-    """Hash and write in one pass; never more than was promised."""
-    digest, size = hashlib.sha256(), 0
-    with _new_file(target) as file:
-        for chunk in chunks:
-            size += len(chunk)
-            if promised is not None and size > promised:
-                raise QdrantError(f"Qdrant sent more than the {promised:,} bytes it announced")
-            digest.update(chunk)
-            file.write(chunk)
-            on_bytes(len(chunk))
-        if promised is not None and size != promised:
-            raise QdrantError(f"Qdrant sent {size:,} of the {promised:,} bytes it announced")
-    return Downloaded(size, digest.hexdigest())
-
-
-@contextmanager
-def _new_file(target: Path) -> Iterator[BinaryIO]:
-    """Not there before, and not there afterwards when anything goes wrong."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(target, flags, 0o400)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+def _kept_to(promised: int | None, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Never more than was promised, and not less."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if promised is not None and size > promised:
+            raise QdrantError(f"Qdrant sent more than the {promised:,} bytes it announced")
+        yield chunk
+    if promised is not None and size != promised:
+        raise QdrantError(f"Qdrant sent {size:,} of the {promised:,} bytes it announced")

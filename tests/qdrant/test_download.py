@@ -159,11 +159,14 @@ def test_a_netrc_file_is_not_read(standin: StandIn, tmp_path: Path, monkeypatch:
 
 def test_a_prefix_belongs_to_every_path(standin: StandIn) -> None:
     with connect(f"{standin.url}/behind/a/proxy") as server:
-        for path in ("/", "/collections"):
+        for path in ("/", "/collections", "/collections/docs/snapshots"):
             standin.faults.answer("GET", f"^/behind/a/proxy{path}$", 200, {}, b'{"version": "1", "result": null}')
-        with pytest.raises(QdrantError, match="not one that this tool knows"):
-            server.names()
-    assert [request.path for request in standin.requests] == ["/behind/a/proxy/", "/behind/a/proxy/collections"]
+        assert server.version() == "1"
+        for call in (server.names, lambda: server.snapshots("docs")):
+            with pytest.raises(QdrantError, match="not one that this tool knows"):
+                call()
+    asked = [request.path.removeprefix("/behind/a/proxy") for request in standin.requests]
+    assert asked == ["/", "/collections", "/collections/docs/snapshots"]
 
 
 @pytest.mark.parametrize(

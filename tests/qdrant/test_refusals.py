@@ -21,6 +21,7 @@ from tests.qdrant.answers import (
     Call,
     told,
 )
+from tests.standin import StandIn
 
 from docmind_backup.errors import Interrupted, QdrantError, QdrantRefused, QdrantUnreachable
 from docmind_backup.qdrant import QdrantServer, resolve
@@ -105,10 +106,13 @@ def test_other_answers_are_told_in_the_servers_words(
 
 
 @pytest.mark.parametrize("after", ["7", "Sat, 21 Nov 2026 01:52:31 GMT"])
-def test_too_many_requests_with_a_time_to_retry(after: str, qdrant: Answers, server: QdrantServer) -> None:
+@pytest.mark.parametrize("call", ["names", "snapshots"])
+def test_too_many_requests_with_a_time_to_retry(
+    call: str, after: str, qdrant: Answers, server: QdrantServer, tmp_path: Path
+) -> None:
     qdrant.error(429, "slow down", headers={"retry-after": after})
     with pytest.raises(QdrantError, match="answered 429"):
-        server.names()
+        CALLS[call](server, tmp_path)
 
 
 @pytest.mark.parametrize("body", [b"", b"<h1>Bad gateway</h1>", b"\xff\xfe\x00", b"[1]", b'{"status": "x"}'])
@@ -223,6 +227,26 @@ def test_a_server_that_is_down_is_told_without_importing_its_client() -> None:
             [sys.executable, "-c", UNANSWERED, url], capture_output=True, text=True, check=True, env=_environment()
         )
     assert ran.stdout.splitlines() == [f"nothing answers at {url}: connection refused"] * 4 + ["False"]
+
+
+PLANNED = """
+import sys
+from docmind_backup.qdrant import connect
+with connect(sys.argv[1]) as server:
+    print(server.peers(), server.names(), server.aliases(), server.describe("docs").points)
+    print("qdrant_client" in sys.modules)
+    server.snapshots("docs")
+    print("qdrant_client" in sys.modules)
+"""
+
+
+def test_a_plans_questions_do_not_wait_for_the_client_that_makes_snapshots() -> None:
+    with StandIn() as standin:
+        standin.create_collection("docs", [])
+        ran = subprocess.run(
+            [sys.executable, "-c", PLANNED, standin.url], capture_output=True, text=True, check=True, env=_environment()
+        )
+    assert ran.stdout.splitlines() == ["1 ('docs',) {} 0", "False", "True"]
 
 
 def _environment() -> dict[str, str]:

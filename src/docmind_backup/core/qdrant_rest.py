@@ -83,7 +83,33 @@ def snapshot_path(name: str, snapshot: str) -> str:
     return f"{collection_path(name)}/snapshots/{quote(file_name(snapshot), safe='')}"
 
 
-# -- what it answers -----------------------------------------------------------------------------
+EXACTLY = {"exact": True}
+"""The body of a question for a count; without it Qdrant estimates."""
+
+
+# -- what it answers; LookupError, TypeError or ValueError where it is of another shape ----------
+
+
+def names(result: Any) -> tuple[str, ...]:
+    return tuple(sorted(_text(each["name"]) for each in result["collections"]))
+
+
+def aliases(result: Any) -> dict[str, str]:
+    """alias -> collection."""
+    return {_text(each["alias_name"]): _text(each["collection_name"]) for each in result["aliases"]}
+
+
+def count(result: Any) -> int:
+    points = result["count"]
+    if not isinstance(points, int) or isinstance(points, bool) or points < 0:
+        raise ValueError("a count is a number")
+    return points
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name is a text")
+    return value
 
 
 def state(name: str, found: Any, *, points: int, aliases: tuple[str, ...]) -> CollectionState:
