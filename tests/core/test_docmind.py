@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.core.values import NOON, captured, qdrant, record, stored
 
 from docmind_backup.core import docmind
-from docmind_backup.core.model import FileEntry, IndexSnapshot, Omission, Part, Reason, Record
+from docmind_backup.core.model import IndexSnapshot, Omission, Part, Reason, Record
 
 RECORDINGS = Path(__file__).parent.parent / "data" / "recordings"
 MANIFESTS = ("manifest.jsonl", "manifest.meta.json", "manifest.checksum")
@@ -167,10 +167,10 @@ ACTIVE = IndexSnapshot(
     collection_metadata={"text": {"d": 1}, "image": {"d": 1}},
     corpus_hash="c",
 )
-UPLOAD = FileEntry("data/uploads/a.pdf", 3, "a" * 64, mtime_ns=0, mode=0o600)
-ARTIFACT = FileEntry("data/artifacts/b.webp", 4, "b" * 64, mtime_ns=0, mode=0o600)
-CHAT = FileEntry("data/chat.db", 5, "c" * 64, mtime_ns=0, mode=0o600)
-CACHE = FileEntry("cache/docmind.duckdb", 6, "d" * 64, mtime_ns=0, mode=0o600)
+UPLOAD = ("a.pdf", 3, "a" * 64)
+ARTIFACT = ("b.webp", 4, "b" * 64)
+CHAT = ("data/chat.db", 5, "c" * 64)
+CACHE = ("cache/docmind.duckdb", 6, "d" * 64)
 ROWS = (Part.CACHE, Part.CHAT, Part.STORAGE, Part.IDENTITY, Part.ARTIFACTS, Part.UPLOADS)
 
 
@@ -184,7 +184,7 @@ def complete() -> Record:
 
 
 def written(one: Record) -> dict[str, Any]:
-    raw = docmind.manifest_bytes(
+    chunks = docmind.manifest_chunks(
         one,
         app_version="2.0.1",
         uploads=[UPLOAD],
@@ -192,7 +192,7 @@ def written(one: Record) -> dict[str, Any]:
         databases={"chat_db": CHAT, "cache_db": CACHE},
         active=CURRENT,
     )
-    return json.loads(raw)
+    return json.loads(b"".join(chunks))
 
 
 def test_the_manifest_has_every_field_of_docminds_own_in_docminds_own_shape() -> None:
