@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,4 +83,5 @@ def _measured(bench: Bench, experiments: Sequence[Experiment], json_file: Path |
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was written goes then too
     sys.exit(main())
