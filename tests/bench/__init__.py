@@ -1,0 +1,1 @@
+"""Measure this tool against its peers: `python -m tests.bench` (docs/benchmarks.md). Not collected by pytest."""
