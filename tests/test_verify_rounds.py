@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -297,6 +298,41 @@ def test_the_bar_counts_only_what_will_be_read(backup: Path) -> None:
     assert totals[0] == -(-total // 4)
     assert 0 < totals[1] <= total - totals[0]
     assert totals[2] == total
+
+
+def test_a_file_that_cannot_be_read_stops_its_round_there(backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = files(backup)[len(files(backup)) // 2]
+    read = verifying._read
+
+    def fail(path: Path, copier: Copier, known: Known) -> Observed:
+        if path == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, copier, known)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "_read", fail)
+        codes = [run(backup, Extent(percent=100), START + day * DAY).exit_code for day in range(2)]
+        remembered = seal(backup)
+
+    assert codes == [5, 5]
+    assert remembered
+    assert remembered.round
+    assert (remembered.verified_at, remembered.round.files) == (None, files(backup).index(bad))
+    assert run(backup, Extent(percent=100), START + 2 * DAY).exit_code == 0
+    done = seal(backup)
+    assert done
+    assert done.verified_at == START
+
+
+def test_a_broken_record_is_damage_in_a_part_too(cli: Cli, backup: Path) -> None:
+    broken = clone(backup, 2)
+    overwrite(broken / "backup.json", b"{")
+
+    result = in_catalog(cli, backup, "verify", "--all", "--sample", "10%", "--json")
+
+    assert result.code == 4
+    verdicts = {Path(one["directory"]): one["verdict"] for one in result.json()}
+    assert verdicts == {backup: "intact", broken: "damaged"}
 
 
 # -- all of them ---------------------------------------------------------------------------------
