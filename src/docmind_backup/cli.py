@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,9 @@ from docmind_backup.errors import BackupError, Interrupted
 
 if TYPE_CHECKING:
     from docmind_backup.compose import Run
-    from docmind_backup.core.verifier import Verification
+    from docmind_backup.core.verifier import Unread, Verification
     from docmind_backup.render import Face
+    from docmind_backup.rounds import Verifier
 
 PROG = "docmind-backup"
 BACK_UP, LOOK, RESTORE, KEEP, TOOL = "Back up", "Look", "Restore", "Keep", "The tool itself"
@@ -100,6 +101,18 @@ KeepWithin = Annotated[
 KeepIncomplete = Annotated[
     int | None,
     typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
+]
+Sample = Annotated[
+    str | None,
+    typer.Option("--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on."),
+]
+MaxAge = Annotated[
+    str | None,
+    typer.Option("--max-age", metavar="SPAN", help="Skip what was read since, as in 30d, untouched."),
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option("--time-budget", metavar="SPAN", help="Begin no file after so long, as in 5m or 1h30m."),
 ]
 
 
@@ -384,12 +397,16 @@ def verify(
     dest: Dest = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
+    sample: Sample = None,
+    max_age: MaxAge = None,
+    time_budget: TimeBudget = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
-    from docmind_backup import documents, operations, render
+    from docmind_backup import documents, operations, render, rounds
 
+    extent = rounds.parse_extent(quick=quick, sample=sample, max_age=max_age, time_budget=time_budget)
     face = _face(project, dest, quiet=quiet or as_json)
     with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
         if everything:
@@ -398,7 +415,8 @@ def verify(
             directories = tuple(
                 found for one in backup or ["latest"] for found in operations.find_to_verify(run.job, one)
             )
-        results, failed = _verify_each(run, face, directories, quick=quick, as_json=as_json)
+        verifier = rounds.Verifier(run.job, directories, extent)
+        results, failed = _verify_each(verifier, face, as_json=as_json)
         if as_json and (results or not failed):
             _print_json([documents.verification(found) for found in results])
         elif results:
@@ -416,29 +434,29 @@ def _warn_of_broken(run: Run, face: Face, backup: str) -> None:
 
 
 def _verify_each(
-    run: Run, face: Face, directories: Iterable[Path], *, quick: bool, as_json: bool
-) -> tuple[list[Verification], list[BackupError]]:
+    verifier: Verifier, face: Face, *, as_json: bool
+) -> tuple[list[Verification | Unread], list[BackupError]]:
     """(verified, those of which nothing can be said): one of a newer format does not stop the others."""
     from docmind_backup.errors import FormatTooNew
     from docmind_backup.verify import CannotCheck
 
-    results: list[Verification] = []
+    results: list[Verification | Unread] = []
     failed: list[BackupError] = []
-    for directory in directories:
+    for directory in verifier.order:
         try:
-            results.append(_verify_one(run, face, directory, quick=quick, say=not as_json))
+            results.append(_verify_one(verifier, face, directory, say=not as_json))
         except (FormatTooNew, CannotCheck) as error:
             failed.append(error)
             _report(error, as_json=as_json)
     return results, failed
 
 
-def _verify_one(run: Run, face: Face, directory: Path, *, quick: bool, say: bool) -> Verification:
-    from docmind_backup import operations, render
+def _verify_one(verifier: Verifier, face: Face, directory: Path, *, say: bool) -> Verification | Unread:
+    from docmind_backup import render
 
     with face.progress() as on_event:
         on_event.verb = "read"
-        found = operations.verify(run.job, directory, quick=quick, on_event=on_event)
+        found = verifier.verify(directory, on_event)
     if say:
         render.verification(face, found)
     return found

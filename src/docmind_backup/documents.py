@@ -7,10 +7,10 @@ from typing import Any
 
 from docmind_backup.catalog import Item
 from docmind_backup.core import format as fmt
-from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Unfinished
+from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Seal, Unfinished
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Step
 from docmind_backup.core.restore import RestorePlan
-from docmind_backup.core.verifier import Altered, Finding, Unreadable, Verification
+from docmind_backup.core.verifier import Altered, Finding, Unread, Unreadable, Verification
 from docmind_backup.operations import Created, Pruned
 
 Json = dict[str, Any]
@@ -51,11 +51,24 @@ def backup(found: Backup, *, whole: bool = False) -> Json:
         "bytes": record.totals.bytes,
         "own_bytes": record.totals.own_bytes,
         "points": _points(found),
-        "verified_at": found.seal.verified_at.isoformat() if found.seal else None,
-        "verified": ("intact" if found.seal.intact else "damaged") if found.seal else None,
+        **_verified(found.seal),
         "held": found.held,
     }
     return {**document, "record": fmt.record_document(record)} if whole else document
+
+
+def _verified(seal: Seal | None) -> Json:
+    """What is remembered; a round under way is no verification yet."""
+    at = seal.verified_at if seal else None
+    under_way = seal.round if seal else None
+    return {
+        "verified_at": at.isoformat() if at else None,
+        "verified": ("intact" if seal.intact else "damaged") if seal and at else None,
+        "verified_level": seal.level if seal and at else None,
+        "round": {"started_at": under_way.started_at.isoformat(), "files": under_way.files, "bytes": under_way.bytes}
+        if under_way
+        else None,
+    }
 
 
 def _points(found: Backup) -> Json | None:
@@ -150,8 +163,10 @@ def pruned(result: Pruned) -> Json:
     }
 
 
-def verification(found: Verification) -> Json:
+def verification(found: Verification | Unread) -> Json:
     """One element of `verify --json`."""
+    if isinstance(found, Unread):
+        return _unread(found)
     return {
         "id": found.id,
         "directory": fmt.printable(str(found.directory)),
@@ -159,10 +174,27 @@ def verification(found: Verification) -> Json:
         "level": found.level,
         "files": found.files,
         "bytes": found.bytes,
+        "covered_bytes": found.covered,
+        "read_bytes": found.read,
+        "left_bytes": found.left,
+        "since": found.since.isoformat() if found.since else None,
+        "damaged_at": found.damaged_at.isoformat() if found.damaged_at else None,
         "findings": [_finding(f) for f in found.findings],
         "also_damaged": list(found.also_damaged),
         "omissions": [omission(o) for o in found.omissions],
         "remembered": found.remembered,
+    }
+
+
+def _unread(found: Unread) -> Json:
+    return {
+        "id": found.id,
+        "directory": fmt.printable(str(found.directory)),
+        "verdict": "not read",
+        "level": "none",
+        "why": found.why,
+        "left_bytes": found.left,
+        **_verified(found.seal),
     }
 
 

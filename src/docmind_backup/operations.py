@@ -1,10 +1,11 @@
-"""What the tool does, without a terminal: create, prune, list, verify, plan a restore. Each reads like the README."""
+"""What the tool does, without a terminal: create, prune, list, hold, plan a restore. Each reads like the README."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,19 +15,15 @@ from threading import Event
 
 from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
-from docmind_backup import sharing
-from docmind_backup import verify as verifying
 from docmind_backup.catalog import STATE, Catalog, Item
 from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
-from docmind_backup.core.model import Backup, BrokenBackup, OnEvent, Part, Reason, Seal, Seen, ignore
+from docmind_backup.core.model import Backup, BrokenBackup, OnEvent, Part, Reason, Seen, ignore
 from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
-from docmind_backup.core.verifier import Altered, Verification
-from docmind_backup.core.verifier import Verdict as Outcome
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
@@ -56,6 +53,8 @@ class Job:
     zone: tzinfo
     """Local time, for the retention's days and weeks."""
     events: EventLog
+    ticks: Callable[[], float] = time.monotonic
+    """Seconds that no clock change touches, for deadlines."""
     lock_wait_s: float = 0
     busy_wait_s: float = 5
     min_free: int = 64 * 1024 * 1024
@@ -317,14 +316,14 @@ def show(job: Job, text: str) -> Backup:
     return _read(directory, job)
 
 
-def _beside(job: Job, directory: Path) -> Catalog:
+def beside(job: Job, directory: Path) -> Catalog:
     """The catalog that `directory` lies in: where it is held, sealed and pruned."""
     return job.catalog if directory.parent == job.catalog.root else Catalog(directory.parent)
 
 
 def _read(directory: Path, job: Job) -> Backup:
     try:
-        return _beside(job, directory).read(directory)
+        return beside(job, directory).read(directory)
     except FormatTooNew:
         raise
     except FileNotFoundError as error:
@@ -341,19 +340,19 @@ def _read(directory: Path, job: Job) -> Backup:
 def hold(job: Job, text: str, reason: str) -> Backup:
     """Keep a backup, whatever the retention rules say, until `release`."""
     backup = show(job, text)
-    beside = _beside(job, backup.directory)
-    with beside.lock(job.lock_wait_s):
-        beside.hold(beside.read(backup.directory), reason)
+    catalog = beside(job, backup.directory)
+    with catalog.lock(job.lock_wait_s):
+        catalog.hold(catalog.read(backup.directory), reason)
     return replace(backup, held=reason)
 
 
 def release(job: Job, text: str) -> tuple[Backup, bool]:
     """Undo `hold`; False when it was not held."""
     backup = show(job, text)
-    return backup, _beside(job, backup.directory).release(backup)
+    return backup, beside(job, backup.directory).release(backup)
 
 
-# -- verify --------------------------------------------------------------------------------------
+# -- what to verify -----------------------------------------------------------------------------
 
 
 def find_all(job: Job) -> tuple[Path, ...]:
@@ -389,44 +388,6 @@ def _made_at(directory: Path) -> str:
     """`YYYYMMDD_HHMMSS`, from the name: all that a broken record leaves."""
     match = catalogs.NAME.match(directory.name)
     return match["id"][:15] if match else ""
-
-
-def verify(job: Job, directory: Path, *, quick: bool = False, on_event: OnEvent = ignore) -> Verification:
-    """Read one backup back, and remember the outcome beside it where that can be written."""
-    digest = _record_digest(directory)
-    found = verifying.verify(directory, quick=quick, on_event=on_event)
-    damaged = found.verdict is Outcome.DAMAGED
-    if not digest or found.verdict is Outcome.UNCHECKED or (quick and not damaged):
-        return found
-    seal = Seal(digest, job.clock(), found.level, intact=not damaged)
-    also = tuple(b.id for b in _also_damaged(job, found, seal))
-    return replace(found, remembered=_remember(job, directory, seal), also_damaged=also)
-
-
-def _also_damaged(job: Job, found: Verification, seal: Seal) -> tuple[Backup, ...]:
-    """The backups that share an altered file: damaged as well, and remembered as such."""
-    altered = [f.path for f in found.findings if isinstance(f, Altered) and f.path not in fmt.OWN_FILES]
-    if not altered:
-        return ()
-    also = sharing.sharers(found.directory, altered, _beside(job, found.directory).backups())
-    for backup in also:
-        _remember(job, backup.directory, replace(seal, record_sha256=_record_digest(backup.directory)))
-    return also
-
-
-def _record_digest(directory: Path) -> str:
-    """What a seal holds on to; taken before the check, so that a record replaced meanwhile is not sealed."""
-    try:
-        return fmt.record_digest(catalogs.read_limited(directory / fmt.RECORD))
-    except (OSError, ValueError):
-        return ""
-
-
-def _remember(job: Job, directory: Path, seal: Seal) -> bool:
-    root = directory.parent
-    if root != job.catalog.root and not os.path.isdir(root / STATE):
-        return False
-    return Catalog(root).remember(directory, seal)
 
 
 # -- restore -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from docmind_backup.core.model import (
     Layout,
     Part,
     Record,
+    Round,
     RunStarted,
     StepFinished,
     StepStarted,
@@ -48,9 +49,11 @@ from docmind_backup.core.verifier import (
     Finding,
     Missing,
     Unexpected,
+    Unread,
     Unreadable,
     Verdict,
     Verification,
+    Why,
 )
 from docmind_backup.operations import Created, Pruned
 
@@ -134,9 +137,18 @@ def points(record: Record) -> str:
 
 
 def verified(backup: Backup, now: datetime) -> str:
-    if not backup.seal:
-        return "never"
-    return age(backup.seal.verified_at, now) if backup.seal.intact else "DAMAGED"
+    """The age of the last whole verification; how far the first one got."""
+    seal = backup.seal
+    if seal and not seal.intact:
+        return "DAMAGED"
+    if seal and seal.verified_at:
+        return age(seal.verified_at, now)
+    return f"{_percent(backup, seal.round)} %" if seal and seal.round else "never"
+
+
+def _percent(backup: Backup, under_way: Round) -> int:
+    """Of its bytes; never 100 before it is through."""
+    return min(99, 100 * under_way.bytes // max(1, backup.record.totals.bytes))
 
 
 # -- the console ---------------------------------------------------------------------------------
@@ -385,7 +397,7 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
         face.next("create")
     elif backups:
         newest = backups[0]
-        face.next(f"{'show' if newest.seal else 'verify'} {'latest' if newest.counts else newest.id}")
+        face.next(f"{'show' if newest.verified else 'verify'} {'latest' if newest.counts else newest.id}")
 
 
 def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
@@ -485,10 +497,18 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
 
 
 def _seal_words(backup: Backup, now: datetime) -> str:
-    if not backup.seal:
+    seal = backup.seal
+    if not seal:
         return "never"
-    outcome = "intact" if backup.seal.intact else "DAMAGED"
-    return f"{outcome}, {age(backup.seal.verified_at, now)} ({backup.seal.level})"
+    outcome = "intact" if seal.intact else "DAMAGED"
+    words = f"{outcome}, {age(seal.verified_at, now)} ({seal.level})" if seal.verified_at else "never wholly"
+    if not seal.round:
+        return words
+    return f"{words}; {_percent(backup, seal.round)} % read since {_moment(seal.round.started_at)}"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def _sources(record: Record) -> Table:
@@ -525,23 +545,55 @@ def _collections(record: Record) -> Table:
 # -- verify, prune, restore-plan -----------------------------------------------------------------
 
 
-def verification(face: Face, found: Verification) -> None:
+def verification(face: Face, found: Verification | Unread) -> None:
     """The verdict on one backup, every finding by its path, what it lacks."""
     name = found.id or found.directory.name
-    read = f"{plural(found.files, 'file')}, {size(found.bytes)}" + (
-        " read" if found.level == "full" else " by name and size"
-    )
-    face.answer(f"{found.verdict}: {name}: {read}")
+    if isinstance(found, Unread):
+        face.answer(_unread_words(found, name))
+        return
+    so_far = " so far" if found.level == "part" and found.verdict is Verdict.INTACT and found.left_files else ""
+    face.answer(f"{found.verdict}{so_far}: {name}: {_amount(found)}")
     for finding in found.findings:
         face.answer(f"  {finding_words(finding)}")
+    if found.damaged_at:
+        face.answer(f"  found damaged {_moment(found.damaged_at)}: a part does not disprove it")
     for also in found.also_damaged:
         face.answer(f"  also damaged: {also} shares an altered file with it")
     for omission in found.omissions:
         face.answer(f"  lacks {omission.part}: {omission.source}: {omission.reason}")
-    if found.level == "quick":
-        face.say("contents were not read: `docmind-backup verify` without --quick reads every byte")
     if found.level == "full" and found.verdict is not Verdict.UNCHECKED and not found.remembered:
         face.say("this verification could not be remembered beside the backup")
+    if found.level == "part" and found.covered and not found.remembered:
+        face.say("this part could not be remembered beside the backup: the next one begins at the same place")
+
+
+def _amount(found: Verification) -> str:
+    """What was looked at, and how."""
+    whole = f"{plural(found.files, 'file')}, {size(found.bytes)}"
+    shared = f" ({size(found.read)} read, the rest shared with what was)" if found.read < found.covered else ""
+    match found.level:
+        case "quick":
+            return f"{whole} by name and size"
+        case "part" if found.since:
+            left = f"{size(found.left)} left" if found.left_files else "nothing left"
+            since = f"of the round begun {_moment(found.since)}"
+            return f"{whole} by name and size, {size(found.covered)} by content{shared}; {left} {since}"
+        case _:
+            return f"{whole} by content{shared}" if shared else f"{whole} read"
+
+
+def _unread_words(found: Unread, name: str) -> str:
+    at = found.seal.verified_at if found.seal else None
+    last = (
+        f"{'verified' if found.seal.intact else 'found DAMAGED'} {_moment(at)}"
+        if found.seal and at
+        else "never verified"
+    )
+    match found.why:
+        case Why.FRESH:
+            return f"not read: {name}: {last}, not touched since"
+        case Why.NO_TIME:
+            return f"not reached: {name}: {last}, {size(found.left)} left"
 
 
 def finding_words(finding: Finding) -> str:
@@ -556,15 +608,39 @@ def finding_words(finding: Finding) -> str:
             return f"could not be read: {path}: {why}"
 
 
-def verified_next(face: Face, results: Sequence[Verification]) -> None:
-    worst = max(results, key=lambda r: (r.verdict is Verdict.DAMAGED, r.verdict is Verdict.UNCHECKED))
-    match worst.verdict:
-        case Verdict.INTACT:
-            face.next(f"restore-plan {worst.id if len(results) == 1 else 'latest'}")
-        case Verdict.DAMAGED:
-            face.next("create", why="and look at the disk: a damaged backup does not count any more")
-        case Verdict.UNCHECKED:
-            face.next_step("mend what could not be read, then verify again")
+def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
+    """What came of all of them together, and what to do now."""
+    read = [one for one in results if isinstance(one, Verification)]
+    if any(one.level == "part" for one in read) or len(read) < len(results):
+        _together(face, results, read)
+    elif any(one.level == "quick" for one in read):
+        face.say("contents were not read: `docmind-backup verify` without --quick reads every byte")
+    verdicts = {one.verdict for one in read}
+    if Verdict.DAMAGED in verdicts or any(one.exit_code for one in results if isinstance(one, Unread)):
+        face.next("create", why="and look at the disk: a damaged backup does not count any more")
+    elif Verdict.UNCHECKED in verdicts:
+        face.next_step("mend what could not be read, then verify again")
+    elif _left(results):
+        face.next("list", why="the same command again goes on")
+    else:
+        face.next(f"restore-plan {results[0].id if len(results) == 1 else 'latest'}")
+
+
+def _together(face: Face, results: Sequence[Verification | Unread], read: Sequence[Verification]) -> None:
+    if not read and all(one.why is Why.FRESH for one in results if isinstance(one, Unread)):
+        face.say("nothing was read: all of it was verified not long ago and not touched since")
+        return
+    covered, taken = sum(one.covered for one in read), sum(one.read for one in read)
+    left = _left(results)
+    later = f"{size(sum(one.left for one in left))} in {plural(len(left), 'backup')} left for another time"
+    face.say(f"{size(covered)} held against the records, {size(taken)} of it read; {later if left else 'nothing left'}")
+    if unread := sum(one.level == "quick" for one in read):
+        face.say(f"{plural(unread, 'backup')} by name and size only: the share was used up")
+
+
+def _left(results: Sequence[Verification | Unread]) -> list[Verification | Unread]:
+    """Those with something that this run was to read and did not."""
+    return [one for one in results if one.left and (isinstance(one, Unread) or one.level == "part")]
 
 
 def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:

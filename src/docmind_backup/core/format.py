@@ -31,6 +31,7 @@ from docmind_backup.core.model import (
     QdrantRecord,
     Reason,
     Record,
+    Round,
     Scope,
     Seal,
     Shrink,
@@ -546,20 +547,42 @@ def _read_collection(data: Mapping[str, Any]) -> CollectionRecord:
 def seal_bytes(seal: Seal) -> bytes:
     fields = {
         "record_sha256": seal.record_sha256,
-        "verified_at": seal.verified_at.isoformat(),
+        "verified_at": seal.verified_at.isoformat() if seal.verified_at else None,
         "level": seal.level,
         "intact": seal.intact,
+        "fingerprint": seal.fingerprint,
+        "round": _round_fields(seal.round) if seal.round else None,
     }
     return (json.dumps(fields, sort_keys=True) + "\n").encode()
+
+
+def _round_fields(under_way: Round) -> Json:
+    return {
+        "started_at": under_way.started_at.isoformat(),
+        "files": under_way.files,
+        "bytes": under_way.bytes,
+        "fingerprint": under_way.fingerprint,
+    }
 
 
 def read_seal(raw: bytes) -> Seal:
     """ValueError when it is not one; a seal is a memory, losing one costs a new verification."""
     try:
         data = json.loads(raw)
-        return Seal(str(data["record_sha256"]), _time(data["verified_at"]), str(data["level"]), data["intact"] is True)
-    except (KeyError, TypeError, RecursionError) as error:
+        return Seal(
+            str(data["record_sha256"]),
+            _time(data["verified_at"]) if data["verified_at"] is not None else None,
+            str(data["level"]),
+            data["intact"] is True,
+            str(data.get("fingerprint", "")),
+            _read_round(data["round"]) if data.get("round") is not None else None,
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a seal") from error
+
+
+def _read_round(data: Mapping[str, Any]) -> Round:
+    return Round(_time(data["started_at"]), _count(data["files"]), _count(data["bytes"]), str(data["fingerprint"]))
 
 
 def joined_sums(pairs: Iterable[tuple[str, str]]) -> bytes:

@@ -408,14 +408,32 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """A verification in parts that is not through yet."""
+
+    started_at: datetime
+    """When its first part began: the date of its oldest byte."""
+    files: int
+    """Files of the inventory, from its first line on, whose content was found to be right."""
+    bytes: int
+    """In these."""
+    fingerprint: str
+    """What was read is known only as long as the stored files look the same: `Fingerprint`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
     """The remembered outcome of the last verification."""
 
     record_sha256: str
-    verified_at: datetime
+    verified_at: datetime | None
+    """When the last one that read everything began, or found damage; None: there was none, only a round under way."""
     level: str
-    """`full` (contents read) or `quick` (sizes only)."""
+    """`full` (contents read), `part` (some of them) or `quick` (sizes only)."""
     intact: bool
+    fingerprint: str = ""
+    """Of the stored files as they were read; empty in seals of earlier versions."""
+    round: Round | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +453,11 @@ class Backup:
     @property
     def damaged(self) -> bool:
         return self.seal is not None and not self.seal.intact
+
+    @property
+    def verified(self) -> bool:
+        """Whether all of it was read once, or damage found."""
+        return self.seal is not None and self.seal.verified_at is not None
 
     @property
     def counts(self) -> bool:

@@ -332,7 +332,7 @@ def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterato
         yield "the target needs the same image key and HMAC secret as the backup's environment had"
     if record.qdrant and record.qdrant.embedded:
         yield "an embedded Qdrant stores pickles: restore it only if you trust where the backup has been"
-    if not backup.seal:
+    if not backup.verified:
         yield f"never verified on this machine: `docmind-backup verify {backup.id}`"
 
 

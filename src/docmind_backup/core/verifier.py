@@ -1,13 +1,17 @@
-"""Decide whether what lies in a backup is what its record says. No I/O."""
+"""Decide whether what lies in a backup is what its record says, and what of that is remembered. No I/O."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from docmind_backup.core.model import DirEntry, Entry, FileEntry, LinkEntry, Omission
+from docmind_backup.core.model import DirEntry, Entry, FileEntry, LinkEntry, Omission, Round, Seal
+from docmind_backup.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ class Unreadable:
 
 Finding = Missing | Altered | Unexpected | Unreadable
 
+Identity = tuple[int, int, int]
+"""(ino, size, mtime_ns) of a stored file. Not its ctime: another backup that shares the file changes that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -51,8 +58,12 @@ class Observed:
     """`file`, `link`, `directory` or `other`."""
     size: int = 0
     sha256: str = ""
-    """Empty when the content was not read."""
+    """Empty when nobody knows the content."""
     target: str = ""
+    identity: Identity | None = None
+    """Of a file: as it was when its content was read, if it was."""
+    read: int = 0
+    """Bytes that were read from the disk for it."""
 
 
 def compare(entry: Entry, observed: Observed | None) -> Finding | None:
@@ -95,23 +106,63 @@ class Verification:
     id: str
     """Empty when the record could not be read."""
     level: str
-    """`full`: every byte read; `quick`: names and sizes only."""
+    """`full`: every byte; `part`: some of them; `quick`: names and sizes only. Names and sizes always of all files."""
     findings: tuple[Finding, ...]
     files: int
     bytes: int
     omissions: tuple[Omission, ...] = ()
     notes: tuple[str, ...] = ()
+    covered: int = 0
+    """Bytes of the files whose content was held against the record, one after the other."""
+    read: int = 0
+    """Bytes read for that: less where a file is shared with a backup that was read before in the same run."""
+    left: int = 0
+    """Bytes that are still to be covered in this round."""
+    left_files: int = 0
+    reached: int = 0
+    """Files of the inventory, from its first line on, that are covered in this round."""
+    fingerprint: str = ""
+    """Of the stored files as they were found; empty when no list could be trusted."""
+    since: datetime | None = None
+    """When the round began that this is a part of; None for a whole verification."""
+    damaged_at: datetime | None = None
+    """When an earlier verification found damage that this part does not disprove."""
     remembered: bool = False
     also_damaged: tuple[str, ...] = ()
     """Ids of the backups that share an altered file: it is the same bytes on the disk."""
 
     @property
     def verdict(self) -> Verdict:
-        return judge(self.findings)
+        return Verdict.DAMAGED if self.damaged_at else judge(self.findings)
 
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.verdict]
+
+
+class Why(StrEnum):
+    """Why a backup was not looked at."""
+
+    FRESH = "verified not long ago"
+    NO_TIME = "no time left"
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A backup that was to be verified and was not looked at."""
+
+    directory: Path
+    id: str
+    """Empty when the record could not be read."""
+    why: Why
+    left: int
+    """Bytes that are still to be covered in its round."""
+    seal: Seal | None
+
+    @property
+    def exit_code(self) -> int:
+        """What was found damaged stays so until it is read again."""
+        return EXIT_CODES[Verdict.DAMAGED if self.seal and not self.seal.intact else Verdict.INTACT]
 
 
 def judge(findings: Iterable[Finding]) -> Verdict:
@@ -120,3 +171,85 @@ def judge(findings: Iterable[Finding]) -> Verdict:
     if kinds - {Unreadable}:
         return Verdict.DAMAGED
     return Verdict.UNCHECKED if kinds else Verdict.INTACT
+
+
+# -- what is remembered --------------------------------------------------------------------------
+
+
+class Fingerprint:
+    """What the stored files look like, in the order of the inventory: the same as long as nobody touched one."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, path: str, identity: Identity | None) -> None:
+        """None: there is no file."""
+        self._digest.update(f"{path}\0{identity}\n".encode(errors="surrogateescape"))
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def seal_after(
+    found: Verification, digest: str, *, before: Seal | None, under_way: Round | None, now: datetime
+) -> Seal | None:
+    """What is known of a backup after it was verified; None: nothing new.
+
+    `digest`: of its record; `under_way`: the round that `found` went on with; `now`: when it began. A round that is
+    through is a full verification as old as the first byte of it.
+    """
+    match judge(found.findings), found.level:
+        case Verdict.DAMAGED, level:
+            return Seal(digest, now, level, intact=False)
+        case (_, "quick") | (Verdict.UNCHECKED, "full"):
+            return None
+        case verdict, _:
+            pass
+    if under_way and under_way.fingerprint != found.fingerprint:  # touched while it was read: what was read when?
+        return replace(before, round=None) if before else None
+    started = under_way.started_at if under_way else now
+    if not found.left_files:
+        return None if verdict is Verdict.UNCHECKED else Seal(digest, started, "full", True, found.fingerprint)
+    if not found.covered:
+        return None
+    done = found.covered + (under_way.bytes if under_way else 0)
+    reached = Round(started, found.reached, done, found.fingerprint)
+    return replace(before or Seal(digest, None, "part", intact=True), round=reached)
+
+
+def urgency(seal: Seal | None) -> tuple[float, bool]:
+    """Sorts what was longest unverified first; of what never was, what is half done."""
+    if seal is None:
+        return 0, True
+    return seal.verified_at.timestamp() if seal.verified_at else 0, seal.round is None
+
+
+# -- how much ------------------------------------------------------------------------------------
+
+_BUDGET = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+}
+
+
+def parse_percent(text: str) -> float:
+    """`10%` as 10.0. Raises UsageError, naming the text."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%", text, re.ASCII)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise UsageError(f"not a share: {text!r}", hint="write it as 10%: more than 0%, at most 100%")
+    return float(match[1])
+
+
+def parse_budget(text: str) -> timedelta:
+    """`5m`, `1h30m`, `45s`: m is minutes here. Raises UsageError, naming the text."""
+    amounts = re.findall(r"([0-9]+)([dhms])", text)
+    if not re.fullmatch(r"([0-9]{1,6}[dhms])+", text, re.ASCII) or len({unit for _, unit in amounts}) < len(amounts):
+        raise UsageError(
+            f"not a time to spend: {text!r}", hint="write it as 5m or 1h30m: d, h, m (minutes), s, each once"
+        )
+    budget = sum((int(amount) * _BUDGET[unit] for amount, unit in amounts), timedelta())
+    if not budget:
+        raise UsageError(f"no time to spend: {text!r}", hint="write it as 5m or 1h30m")
+    return budget
