@@ -214,7 +214,7 @@ def test_help_says_what_it_says(cli: Cli, golden: Golden) -> None:
 
 
 def test_every_command_that_is_shown_has_its_help_in_the_golden_file(cli: Cli) -> None:
-    listed = re.findall(r"^│ ([a-z][a-z-]*) ", cli("--help").out, re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", cli("--help").out, re.MULTILINE)
 
     assert sorted(listed) == sorted(COMMANDS)
 

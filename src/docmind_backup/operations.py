@@ -16,7 +16,7 @@ from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
 from docmind_backup import sharing
 from docmind_backup import verify as verifying
-from docmind_backup.catalog import STATE, Catalog, Item
+from docmind_backup.catalog import STATE, Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
@@ -304,11 +304,6 @@ def _others(job: Job, verdicts: Sequence[Verdict]) -> int:
 
 
 # -- look ----------------------------------------------------------------------------------------
-
-
-def listing(job: Job) -> tuple[Item, ...]:
-    """All that is in the catalog: backups newest first, then what is not one of ours or cannot be used."""
-    return job.catalog.items()
 
 
 def show(job: Job, text: str) -> Backup:

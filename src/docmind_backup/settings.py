@@ -8,30 +8,14 @@ except for `security`.
 
 from __future__ import annotations
 
-import difflib
 import json
-import logging
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from typing import Any, ClassVar, Literal, TypeVar
 
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import Layout, Part
@@ -40,22 +24,25 @@ from docmind_backup.errors import UsageError
 
 TOML_NAME = "docmind-backup.toml"
 KEEP_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-logging.getLogger("dotenv.main").disabled = True
-"""It would say of each line that it cannot read, at each reading, that it cannot: `_unreadable_lines` does."""
+
+LayoutWord = Literal["auto", "v1", "v2"]
+QdrantWord = Literal["auto", "required", "off"]
 
 
-def _items(value: Any) -> Any:
-    """A list in a variable: JSON as DocMind writes it, or words with commas between."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.lstrip().startswith("[") else [word.strip() for word in value.split(",")]
+class Secret(str):
+    """A text that shows itself to nobody; `str()` of it is the text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "********" if self else "(empty)"
 
 
-_Words = Annotated[list[str], NoDecode, BeforeValidator(_items)]
+class _Group:
+    """Settings by name: an annotation says how a value is read, the class attribute is the default."""
 
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
 
 
 class _Cache(_Group):
@@ -73,10 +60,10 @@ class _Artifacts(_Group):
 
 class _Database(_Group):
     qdrant_url: str = "http://localhost:6333"
-    qdrant_api_key: SecretStr = SecretStr("")
+    qdrant_api_key: Secret = Secret()
     qdrant_collection: str = "docmind_docs"
     qdrant_image_collection: str = "docmind_images"
-    qdrant_timeout: int = Field(default=60, ge=1)
+    qdrant_timeout: int = 60
     sqlite_db_path: Path = Path("docmind.db")
     vector_store_type: str = "qdrant"
 
@@ -89,7 +76,7 @@ class _SemanticCache(_Group):
 
 class _Security(_Group):
     allow_remote_endpoints: bool = False
-    endpoint_allowlist: _Words = ["http://localhost", "https://localhost", "http://127.0.0.1"]
+    endpoint_allowlist: tuple[str, ...] = ("http://localhost", "https://localhost", "http://127.0.0.1")
 
 
 class _Telemetry(_Group):
@@ -97,84 +84,79 @@ class _Telemetry(_Group):
 
 
 class _Hashing(_Group):
-    hmac_secret: SecretStr = SecretStr("")
+    hmac_secret: Secret = Secret()
 
 
-class _Layered(BaseSettings):
-    """Takes its values from the merged layers only; the layers themselves come from `_layers`."""
+class _Layered(_Group):
+    """Takes its values from the merged layers, which come from `_layers`."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+    prefix: ClassVar[str]
+    """Of the variables that set it."""
 
 
 class DocMindSettings(_Layered):
     """The part of DocMind's settings that says where things are (docs/cli.md)."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="DOCMIND_", env_nested_delimiter="__", extra="ignore", env_ignore_empty=True
-    )
+    prefix = "DOCMIND_"
 
     data_dir: Path = Path("./data")
-    cache: _Cache = _Cache()
+    cache: _Cache = _Cache({})
     cache_dir: Path = Path("./cache")
-    chat: _Chat = _Chat()
-    database: _Database = _Database()
-    artifacts: _Artifacts = _Artifacts()
+    chat: _Chat = _Chat({})
+    database: _Database = _Database({})
+    artifacts: _Artifacts = _Artifacts({})
     analytics_enabled: bool = False
     analytics_db_path: Path | None = None
-    semantic_cache: _SemanticCache = _SemanticCache()
-    security: _Security = _Security()
-    telemetry: _Telemetry = _Telemetry()
-    hashing: _Hashing = _Hashing()
+    semantic_cache: _SemanticCache = _SemanticCache({})
+    security: _Security = _Security({})
+    telemetry: _Telemetry = _Telemetry({})
+    hashing: _Hashing = _Hashing({})
     log_file: Path = Path("./logs/docmind.log")
-    img_aes_key_base64: SecretStr = SecretStr("")
+    img_aes_key_base64: Secret = Secret()
     img_kid: str = ""
 
 
 class OwnSettings(_Layered):
     """What this tool itself can be told: TOML key, `DOCMIND_BACKUP_<KEY>`, or a flag."""
 
-    model_config = SettingsConfigDict(env_prefix="DOCMIND_BACKUP_", extra="ignore", env_ignore_empty=True)
+    prefix = "DOCMIND_BACKUP_"
 
     enabled: bool | None = None
     root: Path | None = None
-    layout: Literal["auto", "v1", "v2"] = "auto"
+    layout: LayoutWord = "auto"
     include_uploads: bool | None = None
     include_analytics: bool | None = None
     include_logs: bool = False
     include_env: bool = False
-    qdrant: Literal["auto", "required", "off"] = "auto"
+    qdrant: QdrantWord = "auto"
     qdrant_path: Path | None = None
-    collections: _Words = []
+    collections: tuple[str, ...] = ()
     share: bool = True
     """What did not change since the last backup is shared with it (hard link or clone), not copied."""
-    keep_last: int = Field(default=7, ge=1, le=10_000)
-    keep_hourly: int = Field(default=0, ge=0)
-    keep_daily: int = Field(default=0, ge=0)
-    keep_weekly: int = Field(default=0, ge=0)
-    keep_monthly: int = Field(default=0, ge=0)
-    keep_yearly: int = Field(default=0, ge=0)
+    keep_last: int = 7
+    keep_hourly: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
     keep_within: str = ""
-    keep_incomplete: int = Field(default=3, ge=0)
-    lock_wait: float = Field(default=0, ge=0)
-    busy_wait: float = Field(default=5, ge=0)
-    connect_timeout: float = Field(default=10, gt=0)
-    create_timeout: float = Field(default=3600, gt=0)
-    stall_timeout: float = Field(default=60, gt=0)
-    min_free: int = Field(default=64 * 1024 * 1024, ge=0)
+    keep_incomplete: int = 3
+    lock_wait: float = 0
+    busy_wait: float = 5
+    connect_timeout: float = 10
+    create_timeout: float = 3600
+    stall_timeout: float = 60
+    min_free: int = 64 * 1024 * 1024
     """Bytes that have to stay free on the destination's file system."""
     events: Path | None = None
     telemetry: bool = False
     """Also write events to DocMind's own telemetry file."""
+
+
+LEAST: Mapping[str, float] = {"qdrant_timeout": 1, "keep_last": 1}
+"""The least a number may be, where that is not 0."""
+MOST: Mapping[str, float] = {"keep_last": 10_000}
+ABOVE_ZERO = ("connect_timeout", "create_timeout", "stall_timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +201,11 @@ def load(
     if not project.is_dir():
         raise UsageError(f"no such project folder: {project}", hint="give DocMind's folder with -C DIR")
     env_file = project / ".env"
+    dotenv, unreadable = _dotenv(env_file)
     toml_path, toml = _read_toml(project)
     given = {name: value for name, value in flags.items() if value is not None}
-    docmind_layers = _docmind_layers(env_file)
-    own_layers = [("flag", given), *_env_layers(OwnSettings, env_file), (toml_path, toml)]
+    docmind_layers = _docmind_layers(dotenv)
+    own_layers = [("flag", given), *_env_layers(OwnSettings, dotenv), (toml_path, toml)]
     docmind = _validated(DocMindSettings, docmind_layers)
     own = _validated(OwnSettings, own_layers)
     environment = _environment(project, env_file, docmind, own)
@@ -235,7 +218,7 @@ def load(
         request_timeout_s=float(docmind.database.qdrant_timeout),
         events=_resolve(project, own.events) if own.events else None,
         values=(*_listed(docmind, docmind_layers), *_listed(own, own_layers)),
-        warnings=(*_unreadable_lines(env_file), *_unknown_variables(env_file)),
+        warnings=(*unreadable, *_unknown_variables(dotenv)),
     )
 
 
@@ -244,35 +227,46 @@ def load(
 _Layer = tuple[str, Mapping[str, Any]]
 
 
-def _env_layers(cls: type[BaseSettings], env_file: Path) -> list[_Layer]:
+def _env_layers(cls: type[_Layered], dotenv: Mapping[str, str]) -> list[_Layer]:
+    return [
+        ("environment", _from_variables(cls, os.environ, "environment")),
+        (".env", _from_variables(cls, dotenv, ".env")),
+    ]
+
+
+def _from_variables(cls: type[_Layered], variables: Mapping[str, str], origin: str) -> dict[str, Any]:
+    """What variables say, in any case; an empty one says nothing. `DOCMIND_CACHE__DIR` is one of a group."""
+    known = {name.upper(): text for name, text in variables.items() if text}
+    values: dict[str, Any] = {}
+    for name, group in _fields(cls).items():
+        variable = cls.prefix + name.upper()
+        if isinstance(group, str):
+            if variable in known:
+                values[name] = known[variable]
+            continue
+        whole = _object(cls, name, known[variable], origin) if variable in known else {}
+        members = ((member, f"{variable}__{member.upper()}") for member in _fields(group))
+        if found := {**whole, **{member: known[v] for member, v in members if v in known}}:
+            values[name] = found
+    return values
+
+
+def _object(cls: type[_Layered], name: str, text: str, origin: str) -> dict[str, Any]:
+    """A whole group in one variable (`DOCMIND_CACHE`) is JSON or a UsageError that names it."""
     try:
-        environment = _values(cls, "environment", lambda: EnvSettingsSource(cls)())
-        if not env_file.is_file():
-            return [("environment", environment), (".env", {})]
-        dotenv = _values(cls, ".env", lambda: DotEnvSettingsSource(cls, env_file=env_file)())
-        return [("environment", environment), (".env", _known(cls, dotenv))]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {env_file}: {_one_line(error)}") from error
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    where = _name_at(cls, (name,), origin)
+    raise UsageError(f"{where}: not JSON", hint="give its settings one by one, or as a JSON object")
 
 
-def _values(cls: type[BaseSettings], origin: str, source: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a source says; a whole group in one variable (`DOCMIND_CACHE`) is JSON or a UsageError that names it."""
-    try:
-        return source()
-    except SettingsError as error:
-        group = re.search(r'field "(\w+)"', str(error))
-        where = _name_at(cls, (group[1],), origin) if group else origin
-        raise UsageError(f"{where}: not JSON", hint="give its settings one by one, or as a JSON object") from None
-
-
-def _known(cls: type[BaseSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in cls.model_fields}
-
-
-def _docmind_layers(env_file: Path) -> list[_Layer]:
+def _docmind_layers(variables: Mapping[str, str]) -> list[_Layer]:
     """DocMind's own precedence: environment over `.env`, or the reverse where it was told so."""
-    environment, dotenv = _env_layers(DocMindSettings, env_file)
-    raw = {**_dotenv(env_file), **os.environ}
+    environment, dotenv = _env_layers(DocMindSettings, variables)
+    raw = {**variables, **os.environ}
     masked = _without(environment[1], _listed_names(raw.get("DOCMIND_CONFIG__ENV_MASK_KEYS", "")))
     layers: list[_Layer] = [("environment", masked), dotenv]
     if raw.get("DOCMIND_CONFIG__DOTENV_PRIORITY", "").strip().lower() == "dotenv_first":
@@ -281,10 +275,25 @@ def _docmind_layers(env_file: Path) -> list[_Layer]:
     return [("overlay", _overlay(raw)), *layers]
 
 
-def _dotenv(env_file: Path) -> dict[str, str]:
+def _dotenv(env_file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables of `.env`, and a sentence for each line that is none. UsageError when it cannot be read."""
     if not env_file.is_file():
-        return {}
-    return {name: value or "" for name, value in dotenv_values(env_file).items()}
+        return {}, ()
+    import logging
+
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    logging.getLogger(
+        "dotenv.main"
+    ).disabled = True  # it would say of each such line, each time, that it cannot read it
+    try:
+        with env_file.open(encoding="utf-8") as file:
+            wrong = tuple(binding.original.line for binding in parse_stream(file) if binding.error)
+        values = {name: value or "" for name, value in dotenv_values(env_file, encoding="utf-8").items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {env_file}: {_one_line(error)}") from error
+    return values, tuple(f"{env_file}: line {line} is not a setting and is ignored" for line in wrong)
 
 
 def _listed_names(text: str) -> list[str]:
@@ -330,6 +339,8 @@ def _read_toml(project: Path) -> tuple[str, Mapping[str, Any]]:
 
 
 def _parse_toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -341,30 +352,24 @@ def _checked_keys(path: Path, table: Any) -> Mapping[str, Any]:
         raise UsageError(f"{path}: [tool.docmind-backup] is not a table")
     values = {key.replace("-", "_"): value for key, value in table.items()}
     for key in values:
-        if key not in OwnSettings.model_fields:
+        if key not in _fields(OwnSettings):
             raise UsageError(f"{path}: unknown key '{key}'", hint=_suggestion(key, "docs/cli.md lists them all"))
     return values
 
 
 def _suggestion(key: str, otherwise: str) -> str:
-    close = difflib.get_close_matches(key.lower(), list(OwnSettings.model_fields), n=1)
+    import difflib
+
+    close = difflib.get_close_matches(key.lower(), list(_fields(OwnSettings)), n=1)
     return f"did you mean '{close[0]}'?" if close else otherwise
 
 
-def _unknown_variables(env_file: Path) -> Iterator[str]:
-    prefix = "DOCMIND_BACKUP_"
-    for name in sorted({*os.environ, *_dotenv(env_file)}):
+def _unknown_variables(dotenv: Mapping[str, str]) -> Iterator[str]:
+    prefix = OwnSettings.prefix
+    for name in sorted({*os.environ, *dotenv}):
         key = name.upper().removeprefix(prefix).lower()
-        if name.upper().startswith(prefix) and key not in OwnSettings.model_fields:
+        if name.upper().startswith(prefix) and key not in _fields(OwnSettings):
             yield f"unknown variable {name} is ignored ({_suggestion(key, 'DocMind owns this prefix too')})"
-
-
-def _unreadable_lines(env_file: Path) -> Iterator[str]:
-    if env_file.is_file():
-        with env_file.open(encoding="utf-8") as file:
-            for binding in parse_stream(file):
-                if binding.error:
-                    yield f"{env_file}: line {binding.original.line} is not a setting and is ignored"
 
 
 _S = TypeVar("_S", bound=_Layered)
@@ -375,15 +380,134 @@ _S = TypeVar("_S", bound=_Layered)
 
 def _validated(cls: type[_S], layers: list[_Layer]) -> _S:
     merged: dict[str, Any] = {}
-    for _, values in reversed(layers):
-        _merge(merged, values)
+    for _, layer in reversed(layers):
+        _merge(merged, layer)
+    values: dict[str, Any] = {}
+    for name, group in _fields(cls).items():
+        if name not in merged:
+            continue
+        if isinstance(group, str):
+            values[name] = _value(cls, layers, (name,), group, merged[name])
+        else:
+            values[name] = _members(cls, layers, name, group, merged[name])
+    return cls(values)
+
+
+def _members(cls: type[_Layered], layers: list[_Layer], name: str, group: type[_Group], given: Any) -> _Group:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{_name_at(cls, (name,), _origin(layers, (name,)))}: it is a group of settings, not one")
+    members = _fields(group).items()
+    return group({m: _value(cls, layers, (name, m), str(kind), given[m]) for m, kind in members if m in given})
+
+
+def _value(cls: type[_Layered], layers: list[_Layer], path: tuple[str, ...], kind: str, given: Any) -> Any:
+    """One value as its annotation `kind` wants it; a UsageError names where it was set, never what it is."""
+    if given is None and kind.endswith("| None"):
+        return None
     try:
-        return cls(**merged)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        path = tuple(str(step) for step in first["loc"])
+        value = READERS[kind.removesuffix(" | None")](given)
+        _check_range(path[-1], value)
+    except (ValueError, RecursionError) as error:
         where = _name_at(cls, path, _origin(layers, path))
-        raise UsageError(f"{where}: {first['msg']}", hint="see `docmind-backup show-config`") from None
+        raise UsageError(f"{where}: {error}", hint="see `docmind-backup show-config`") from None
+    return value
+
+
+def _check_range(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least, most = LEAST.get(name, 0), MOST.get(name, float("inf"))
+    if name in ABOVE_ZERO and not value > 0:
+        raise ValueError("it has to be more than 0")
+    if not least <= value <= most:
+        raise ValueError(f"it has to be at least {least}" + (f" and at most {most:,}" if name in MOST else ""))
+
+
+def _text(given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    raise ValueError("it has to be text")
+
+
+def _path(given: Any) -> Path:
+    if isinstance(given, Path):
+        return given
+    if isinstance(given, str):
+        return Path(given)
+    raise ValueError("it has to be a path")
+
+
+def _number(given: Any) -> float:
+    try:
+        if isinstance(given, str | int | float) and not isinstance(given, bool):
+            return float(given)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("it has to be a number")
+
+
+def _whole(given: Any) -> int:
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    if isinstance(given, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", given):
+        return int(given)
+    number = _number(given)
+    if number.is_integer():
+        return int(number)
+    raise ValueError("it has to be a whole number")
+
+
+YES, NO = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
+
+
+def _yes_or_no(given: Any) -> bool:
+    word = given.strip().lower() if isinstance(given, str) else str(given).lower() if isinstance(given, int) else ""
+    if word not in (*YES, *NO):
+        raise ValueError("it has to be true or false")
+    return word in YES
+
+
+def _words(given: Any) -> tuple[str, ...]:
+    """A list in a variable: JSON as DocMind writes it, or words with commas between."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.lstrip().startswith("[") else [w.strip() for w in given.split(",")]
+        except (ValueError, RecursionError):
+            raise ValueError("it has to be a list: JSON, or words with commas between") from None
+    if isinstance(given, list | tuple) and all(isinstance(word, str) for word in given):
+        return tuple(given)
+    raise ValueError("it has to be a list of words")
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def read(given: Any) -> str:
+        if given not in words:
+            raise ValueError(f"it has to be one of {', '.join(words)}")
+        return str(given)
+
+    return read
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "bool": _yes_or_no,
+    "int": _whole,
+    "float": _number,
+    "str": _text,
+    "Secret": lambda given: Secret(_text(given)),
+    "Path": _path,
+    "tuple[str, ...]": _words,
+    "LayoutWord": _one_of("auto", "v1", "v2"),
+    "QdrantWord": _one_of("auto", "required", "off"),
+}
+"""What reads a value, by its annotation; each raises ValueError that does not repeat the value."""
+
+
+def _fields(cls: type[_Group]) -> dict[str, str | type[_Group]]:
+    """Name to annotation; to its class for a group of settings."""
+    return {
+        name: type(default) if isinstance(default := getattr(cls, name), _Group) else kind
+        for name, kind in cls.__annotations__.items()
+    }
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -404,30 +528,27 @@ def _origin(layers: list[_Layer], path: tuple[str, ...]) -> str:
     return "default"
 
 
-def _name_at(cls: type[BaseSettings], path: tuple[str, ...], origin: str) -> str:
+def _name_at(cls: type[_Layered], path: tuple[str, ...], origin: str) -> str:
     """The name by which the user set it: a flag, a variable, or a key of a file."""
     match origin:
         case "flag":
             return "--" + path[0].replace("_", "-")
         case "environment" | ".env" | "overlay" | "default":
-            return f"{cls.model_config.get('env_prefix', '')}{'__'.join(path[:2])}".upper() + (
-                f" ({origin})" if origin != "environment" else ""
-            )
+            return f"{cls.prefix}{'__'.join(path[:2])}".upper() + (f" ({origin})" if origin != "environment" else "")
         case _:
             return f"{origin}: {path[0]}"
 
 
-def _listed(settings: BaseSettings, layers: list[_Layer]) -> Iterator[Setting]:
-    prefix = str(settings.model_config.get("env_prefix", ""))
+def _listed(settings: _Layered, layers: list[_Layer]) -> Iterator[Setting]:
     for path, value in _leaves(settings, ()):
-        name = prefix + "__".join(path).upper()
+        name = settings.prefix + "__".join(path).upper()
         yield Setting(name, _shown(value), _origin(layers, path))
 
 
-def _leaves(model: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        if isinstance(value, BaseModel):
+def _leaves(settings: _Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name in _fields(type(settings)):
+        value = getattr(settings, name)
+        if isinstance(value, _Group):
             yield from _leaves(value, (*path, name))
         else:
             yield (*path, name), value
@@ -439,12 +560,12 @@ _CREDENTIALS = re.compile(r"(?<=://).*@|(?<=[?#]).*")
 
 def _shown(value: Any) -> str:
     match value:
-        case SecretStr():
-            return "********" if value.get_secret_value() else "(empty)"
+        case Secret():
+            return repr(value)
         case None:
             return "(unset)"
-        case list():
-            return ", ".join(map(str, value)) or "(empty)"
+        case tuple():
+            return ", ".join(value) or "(empty)"
         case _:
             text = str(value)
             return (_CREDENTIALS.sub("********", text) if "://" in text else text) or "(empty)"
@@ -491,11 +612,11 @@ def _environment(project: Path, env_file: Path, docmind: DocMindSettings, own: O
         ),
         layout=None if own.layout == "auto" else Layout(own.layout),
         allow_remote_endpoints=docmind.security.allow_remote_endpoints,
-        endpoint_allowlist=tuple(docmind.security.endpoint_allowlist),
-        qdrant_api_key=docmind.database.qdrant_api_key.get_secret_value(),
-        image_key=docmind.img_aes_key_base64.get_secret_value(),
+        endpoint_allowlist=docmind.security.endpoint_allowlist,
+        qdrant_api_key=str(docmind.database.qdrant_api_key),
+        image_key=str(docmind.img_aes_key_base64),
         image_key_id=docmind.img_kid,
-        hmac_secret=docmind.hashing.hmac_secret.get_secret_value(),
+        hmac_secret=str(docmind.hashing.hmac_secret),
         notes=notes,
     )
 
