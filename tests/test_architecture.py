@@ -53,7 +53,8 @@ ALLOWED = {
     "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded readlock sharing staging",
-    "catalog": "core errors durable",
+    "briefs": "__init__ core durable",
+    "catalog": "core errors briefs durable",
     "collection": "core errors durable ledger sharing",
     "copying": "core",
     "crew": "core copying",
@@ -83,7 +84,8 @@ ALLOWED = {
     "core.planner": "core.environment core.model core.sharing",
     "core.sharing": "core.model",
     "core.qdrant_rest": "core.model errors",
-    "core.restore": "core.environment core.model",
+    "core.units": "",
+    "core.restore": "core.environment core.model core.units",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model",
 }

@@ -11,12 +11,14 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from docmind_backup import durable
+from docmind_backup.briefs import Briefs
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Seal, Unfinished
 from docmind_backup.errors import BackupError, FormatTooNew, Locked, NoSuchBackup
@@ -26,6 +28,7 @@ LOCK = ".backup.lock"
 STAGING = ".staging-"
 TRASH = ".trash"
 STATE = ".state"
+BRIEFS = "briefs.json"
 EVENTS = "events.jsonl"
 NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
 LINKED = "a link, not a folder: give the path of its target"
@@ -40,27 +43,47 @@ def name_of(backup_id: str, *, complete: bool) -> str:
     return f"{'' if complete else 'incomplete-'}backup_{backup_id}"
 
 
+class _Reader(NamedTuple):
+    """What was looked up once for all backups: names of seals and holds (None: each has to be tried), and briefs."""
+
+    seals: frozenset[str] | None = None
+    holds: frozenset[str] | None = None
+    briefs: Briefs | None = None
+
+
 class Catalog:
-    """All backups below `root`. Reading takes no lock and writes nothing."""
+    """All backups below `root`. Reading takes no lock and needs no write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     # -- reading
 
-    def items(self) -> tuple[Item, ...]:
-        """Everything that is or looks like a backup: newest first, unusable ones last."""
+    def items(self, *, brief: bool = False) -> tuple[Item, ...]:
+        """Everything that is or looks like a backup: newest first, unusable ones last.
+
+        `brief`: records without what only `show` and a restore ask for (`Briefs.record`); many are read much quicker.
+        """
         folders, links = self._scan()
-        known = {kind: self._remembered(kind) for kind in ("seals", "holds")}
-        found = [self._item(self.root / name, known) for name in folders if NAME.match(name)]
+        reader = _Reader(self._remembered("seals"), self._remembered("holds"), self._briefs() if brief else None)
+        found = [self._item(self.root / name, reader) for name in folders if NAME.match(name)]
         found = [item for item in found if isinstance(item, Backup) or item.directory.is_dir()]  # not pruned meanwhile
         found += [BrokenBackup(self.root / name, LINKED) for name in links if NAME.match(name)]
         dead = [Unfinished(self.root / name) for name in folders if name.startswith((STAGING, "tmp-backup_"))]
+        if reader.briefs:
+            reader.briefs.save()
         return tuple(sorted(found, key=_newest_first)) + tuple(dead)
 
-    def backups(self) -> tuple[Backup, ...]:
+    def _briefs(self) -> Briefs:
+        path = self.root / STATE / BRIEFS
+        try:
+            return Briefs(path, read_limited(path))
+        except (OSError, ValueError):
+            return Briefs(path, b"")
+
+    def backups(self, *, brief: bool = False) -> tuple[Backup, ...]:
         """Only those this tool wrote and can read, newest first."""
-        return tuple(item for item in self.items() if isinstance(item, Backup))
+        return tuple(item for item in self.items(brief=brief) if isinstance(item, Backup))
 
     def ids(self) -> tuple[str, ...]:
         """Ids by directory name alone, newest first: for completion."""
@@ -111,9 +134,9 @@ class Catalog:
             raise BackupError(f"cannot read {self.root}: {error.strerror}") from error
         return folders, links
 
-    def _item(self, directory: Path, known: Mapping[str, frozenset[str] | None]) -> Item:
+    def _item(self, directory: Path, reader: _Reader) -> Item:
         try:
-            return self._read(directory, known)
+            return self._read(directory, reader)
         except FileNotFoundError:
             return _foreign(directory)
         except FormatTooNew as error:
@@ -125,15 +148,14 @@ class Catalog:
 
     def read(self, directory: Path) -> Backup:
         """The backup in `directory`. FileNotFoundError, ValueError, FormatTooNew or OSError when it is not one."""
-        return self._read(directory, {})
+        return self._read(directory, _Reader())
 
-    def _read(self, directory: Path, known: Mapping[str, frozenset[str] | None]) -> Backup:
-        """`known`: the names below each kind of state, where they were looked up for all backups at once."""
-        record, digest = fmt.read_record_and_digest(read_limited(directory / fmt.RECORD))
+    def _read(self, directory: Path, reader: _Reader) -> Backup:
+        raw = read_limited(directory / fmt.RECORD)
+        record, digest = reader.briefs.record(raw) if reader.briefs else fmt.read_record_and_digest(raw)
         name = _state_name(directory)
-        seals, holds = known.get("seals"), known.get("holds")
-        seal = self._seal(directory) if seals is None or name in seals else None
-        held = self._hold(directory) if holds is None or name in holds else None
+        seal = self._seal(directory) if reader.seals is None or name in reader.seals else None
+        held = self._hold(directory) if reader.holds is None or name in reader.holds else None
         return Backup(directory, record, seal if seal and seal.record_sha256 == digest else None, held)
 
     # -- what is remembered beside the backups

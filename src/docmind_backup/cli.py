@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -410,7 +410,7 @@ def list_(
         _face(project, dest).warn(text)
 
     catalog = look(project, {"root": _absolute(dest)}, warn=warn)
-    items = catalog.items()
+    items = catalog.items(brief=True)
     if as_json:
         from docmind_backup import documents
 
@@ -609,6 +609,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console entry point exits with it."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _broken_pipe()
+    except OSError as error:
+        if not _of_the_output(error):
+            raise
+        _close_output()
+        with suppress(OSError):  # stderr may be as full
+            _report(BackupError(f"the answer cannot be written: {error.strerror}"), as_json="--json" in arguments)
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         with _signals():
             app(args=arguments, prog_name=PROG)
     except BackupError as error:
@@ -638,8 +654,22 @@ def _report(error: BackupError, *, as_json: bool) -> None:
 
 def _broken_pipe() -> int:
     """The reader of our output went away (Typer catches it): what was done is done, and 1 would say it was not."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _close_output()
     return 141
+
+
+def _close_output() -> None:
+    """What is still in the buffer goes nowhere, instead of failing again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_output(error: OSError) -> bool:
+    """Whether it was a write to stdout or stderr that failed: only the face and its libraries write there."""
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    where = str(last.tb_frame.f_globals.get("__name__", "")) if last else ""
+    return where.split(".")[0] in ("typer", "rich") or where in (__name__, "docmind_backup.render")
 
 
 @contextmanager

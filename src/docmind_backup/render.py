@@ -32,6 +32,7 @@ from docmind_backup.core.model import (
     StepStarted,
     Unfinished,
 )
+from docmind_backup.core.units import size
 from docmind_backup.core.verifier import (
     Altered,
     Finding,
@@ -51,23 +52,13 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 """Backups a terminal shows at most; a pipe and --json get all."""
+NARROWEST = 8
+"""Columns of text are at least as wide."""
 WIDE = 110
 """Columns from which ids are shown whole."""
 
 
 # -- numbers and words ---------------------------------------------------------------------------
-
-
-def size(count: int) -> str:
-    """Decimal units, three digits: `3.4 MB`."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 999.5 or unit == "TB":
-            break
-        amount /= 1000
-    if unit == "B":
-        return f"{count} B"
-    return f"{amount:.0f} {unit}" if amount >= 99.5 else f"{amount:.1f} {unit}"
 
 
 def age(moment: datetime, now: datetime) -> str:
@@ -217,7 +208,7 @@ def _table(*columns: tuple[str, str]) -> Table:
         if justify == "right":
             table.add_column(heading, justify="right", no_wrap=True)
         else:
-            table.add_column(heading, overflow="fold", min_width=8)
+            table.add_column(heading, overflow="fold", min_width=NARROWEST)
     return table
 
 
@@ -424,12 +415,18 @@ def _show_backups(face: Face, backups: Sequence[Backup], now: datetime) -> None:
     ]
     shown = [column for column in columns if not (narrow and column[0] in ("Files", "Own"))]
     rows = [[value(backup) for _, _, value in shown] for backup in backups]
-    if not face.out.is_terminal and all(row_text.isascii() for row in rows for row_text in row):
+    _rows(face, [(heading, justify) for heading, justify, _ in shown], rows, whole=1)
+
+
+def _rows(face: Face, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, whole: int) -> None:
+    """A table, its first `whole` columns never folded; without Rich where nothing would be folded or coloured."""
+    if not face.out.is_terminal and all(cell.isascii() for row in rows for cell in row):
         rule = "─" if face.out.encoding.startswith("utf") else "-"
-        face.lines(_aligned([(heading, justify) for heading, justify, _ in shown], rows, rule))
+        face.lines(_aligned(columns, rows, rule))
         return
-    table = _table(*((heading, justify) for heading, justify, _ in shown))
-    table.columns[0].no_wrap = True
+    table = _table(*columns)
+    for column in table.columns[:whole]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(*map(Text, row))
     face.table(table)
@@ -438,8 +435,12 @@ def _show_backups(face: Face, backups: Sequence[Backup], now: datetime) -> None:
 def _aligned(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], rule: str) -> Iterator[str]:
     """What `_table` comes to where nothing is folded, at a hundredth of its cost; ASCII only."""
     cells = zip(*rows, strict=True)
-    widths = [max(len(heading), *map(len, found)) for (heading, _), found in zip(columns, cells, strict=True)]
     marks = [">" if justify == "right" else "<" for _, justify in columns]
+    heads = [
+        len(heading) if mark == ">" else max(NARROWEST, len(heading))
+        for mark, (heading, _) in zip(marks, columns, strict=True)
+    ]
+    widths = [max(head, *map(len, found)) for head, found in zip(heads, cells, strict=True)]
     form = "  ".join(f"{{:{mark}{width}}}" for mark, width in zip(marks, widths, strict=True))
     yield form.format(*(heading for heading, _ in columns))
     yield rule * (sum(widths) + 2 * len(widths) - 2)
@@ -510,7 +511,7 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
     for name, value in rows:
         grid.add_row(name, Text(printable(value)))
     face.table(grid)
-    face.table(_sources(record))
+    _sources(face, record)
     if record.qdrant:
         face.table(_collections(record))
     for omission in record.omissions:
@@ -527,18 +528,19 @@ def _seal_words(backup: Backup, now: datetime) -> str:
     return f"{outcome}, {age(backup.seal.verified_at, now)} ({backup.seal.level})"
 
 
-def _sources(record: Record) -> Table:
-    table = _table(("Part", "left"), ("In the backup", "left"), ("From", "left"), ("Files", "right"), ("Size", "right"))
+def _sources(face: Face, record: Record) -> None:
+    """A narrow terminal has no room for where each came from: said below of those that lay elsewhere."""
+    narrow = face.out.width < WIDE
+    columns = [("Part", "left"), ("In the backup", "left"), ("From", "left"), ("Files", "right"), ("Size", "right")]
+    table = _table(*(column for column in columns if not (narrow and column[0] == "From")))
     for source in record.sources:
-        totals = source.totals
-        table.add_row(
-            source.part,
-            Text(source.stored),
-            Text(printable(source.origin)),
-            f"{totals.files:,}",
-            size(totals.bytes),
-        )
-    return table
+        origin = [] if narrow else [Text(printable(source.origin))]
+        counts = (f"{source.totals.files:,}", size(source.totals.bytes))
+        table.add_row(source.part, Text(source.stored), *origin, *counts)
+    face.table(table)
+    for source in record.sources if narrow else ():
+        if source.origin != f"{record.project}/{source.stored}":
+            face.remark(f"{source.stored} is from {source.origin}")
 
 
 def _collections(record: Record) -> Table:
@@ -605,12 +607,10 @@ def verified_next(face: Face, results: Sequence[Verification]) -> None:
 
 def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
     """Every backup with its verdict and the reasons."""
-    table = _table(("Verdict", "left"), ("Backup", "left"), ("Why", "left"))
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for verdict in result.verdicts:
-        table.add_row("keep" if verdict.keep else "remove", verdict.backup.id, "; ".join(verdict.reasons))
-    if result.verdicts:
-        face.table(table)
+    columns = (("Verdict", "left"), ("Backup", "left"), ("Why", "left"))
+    rows = [("keep" if v.keep else "remove", v.backup.id, "; ".join(v.reasons)) for v in result.verdicts]
+    if rows:
+        _rows(face, columns, rows, whole=2)
     for backup, why in result.refused:
         face.warn(f"{backup.id} was not removed: {why}")
     if result.others:

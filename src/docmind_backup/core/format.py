@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -417,6 +418,27 @@ def read_record_and_digest(raw: bytes) -> tuple[Record, str]:
             raise _too_new(", ".join(sorted(map(str, unknown))))
         return _record(data), stated
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a record: {type(error).__name__} {error}") from error
+
+
+def brief_fields(record: Record, digest: str) -> Json:
+    """The record as `list` and `prune` need it: a tenth of its document; `read_brief` reads it."""
+    qdrant = record.qdrant
+    if qdrant:
+        qdrant = replace(qdrant, collections=tuple(map(_brief_collection, qdrant.collections)))
+    nothing: Json = {"sources": (), "index_snapshots": (), "key_fingerprints": {}, "digests": {}}
+    return {**_record_fields(replace(record, qdrant=qdrant, **nothing)), "record_sha256": digest}
+
+
+def _brief_collection(taken: CollectionRecord) -> CollectionRecord:
+    return replace(taken, state=CollectionState(taken.name, taken.role, points=taken.state.points))
+
+
+def read_brief(fields: Mapping[str, Any]) -> tuple[Record, str]:
+    """The brief record, and the self digest of the whole one; ValueError when it is none."""
+    try:
+        return _record(fields), str(fields["record_sha256"])
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"not a record: {type(error).__name__} {error}") from error
 
 
