@@ -141,11 +141,11 @@ class OwnSettings(_Layered):
     keep_yearly: int = 0
     keep_within: str = ""
     keep_incomplete: int = 3
-    lock_wait: float = 0
-    busy_wait: float = 5
-    connect_timeout: float = 10
-    create_timeout: float = 3600
-    stall_timeout: float = 60
+    lock_wait: float = 0.0
+    busy_wait: float = 5.0
+    connect_timeout: float = 10.0
+    create_timeout: float = 3600.0
+    stall_timeout: float = 60.0
     min_free: int = 64 * 1024 * 1024
     """Bytes that have to stay free on the destination's file system."""
     events: Path | None = None
@@ -449,11 +449,10 @@ def _number(given: Any) -> float:
 def _whole(given: Any) -> int:
     if isinstance(given, int) and not isinstance(given, bool):
         return given
-    if isinstance(given, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", given):
+    if isinstance(given, float) and given.is_integer():
         return int(given)
-    number = _number(given)
-    if number.is_integer():
-        return int(number)
+    if isinstance(given, str) and (found := re.fullmatch(r"\s*([+-]?\d(?:_?\d){0,17})(?:\.0*)?\s*", given)):
+        return int(found[1])
     raise ValueError("it has to be a whole number")
 
 
