@@ -255,8 +255,8 @@ def _object(cls: type[_Layered], name: str, text: str, origin: str) -> dict[str,
     """A whole group in one variable (`DOCMIND_CACHE`) is JSON or a UsageError that names it."""
     try:
         found = json.loads(text)
-        if isinstance(found, dict):
-            return found
+        if found is None or isinstance(found, dict):
+            return found or {}
     except (ValueError, RecursionError):
         pass
     where = _name_at(cls, (name,), origin)
@@ -451,7 +451,7 @@ def _whole(given: Any) -> int:
         return given
     if isinstance(given, float) and given.is_integer():
         return int(given)
-    if isinstance(given, str) and (found := re.fullmatch(r"\s*([+-]?\d(?:_?\d){0,17})(?:\.0*)?\s*", given)):
+    if isinstance(given, str) and (found := re.fullmatch(r"\s*([+-]?\d(?:_?\d){0,39})(?:\.0*)?\s*", given)):
         return int(found[1])
     raise ValueError("it has to be a whole number")
 
