@@ -214,7 +214,7 @@ def test_help_says_what_it_says(cli: Cli, golden: Golden) -> None:
 
 
 def test_every_command_that_is_shown_has_its_help_in_the_golden_file(cli: Cli) -> None:
-    listed = re.findall(r"^│ ([a-z][a-z-]*) ", cli("--help").out, re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", cli("--help").out, re.MULTILINE)
 
     assert sorted(listed) == sorted(COMMANDS)
 
@@ -374,6 +374,45 @@ def test_prune_gives_every_verdict_its_reasons(cli: Cli, tmp_path: Path, golden:
     words = ("prune", "--keep-last", "2", "--keep-incomplete", "0", "--dry-run")
 
     golden("prune.txt", fixed(session((" ".join(words), cli(*words))), tmp_path))
+
+
+# -- many ----------------------------------------------------------------------------------------
+
+
+def many(tmp_path: Path, count: int) -> Path:
+    """So many backups, one a day, where a test stands."""
+    root, now = tmp_path / "data" / "backups", datetime.now(UTC)
+    for number in range(1, count + 1):
+        one = record(number, now - timedelta(days=count - number, hours=1))
+        one = replace(one, scope=replace(one.scope, data_dir=str(tmp_path / "data")))
+        directory = root / name_of(one.id, complete=one.complete)
+        directory.mkdir(parents=True)
+        (directory / fmt.RECORD).write_bytes(fmt.record_bytes(one))
+    return root
+
+
+def test_a_terminal_shows_the_newest_fifty_and_says_how_many_more_a_pipe_all(tmp_path: Path) -> None:
+    many(tmp_path, 53)
+
+    brief = in_terminal(tmp_path, "list", columns=80)
+    whole = in_terminal(tmp_path, "list", "--all", columns=80)
+    piped = run(tmp_path, "list")
+
+    shown = [[line for line in lines if ID.match(line)] for lines in (brief.lines, whole.lines, piped.out.splitlines())]
+    assert list(map(len, shown)) == [50, 53, 53]
+    assert shown[0] == shown[1][:50]
+    assert brief.lines[-2] == "3 more; `docmind-backup list --all` shows them, as does a pipe"
+    assert not any("more;" in line for line in whole.lines)
+    assert "more;" not in piped.out
+
+
+def test_a_piped_list_is_aligned_as_the_table_of_a_terminal_is(tmp_path: Path) -> None:
+    many(tmp_path, 3)
+
+    piped = run(tmp_path, "list").out.splitlines()
+    wide = in_terminal(tmp_path, "list", columns=200).lines
+
+    assert piped == wide[: len(piped)]
 
 
 # -- a terminal ----------------------------------------------------------------------------------
@@ -539,6 +578,45 @@ def test_in_a_terminal_two_bars_move_and_leave_no_trace(short_env: DocMindV2, se
     assert seen.lines[-1] == "next: docmind-backup verify latest"
 
 
+def test_in_a_terminal_one_sees_what_is_waited_for(short_env: DocMindV2, server: StandIn) -> None:
+    gate = server.faults.create_gate = Event()
+
+    def open_when_named(text: str) -> None:
+        if f"{short_env.text_collection} ..." in text or f"{short_env.image_collection} ..." in text:
+            gate.set()
+
+    seen = in_terminal(short_env.project, "create", columns=80, on_text=open_when_named)
+
+    assert seen.code == 0, seen.lines
+    assert gate.is_set()
+    assert seen.text.index("looking at the sources ...") < seen.text.index(f"{short_env.text_collection} ...")
+    assert not any(line.endswith(" ...") for line in seen.lines)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_every_option_in_full_at_80_columns(tmp_path: Path, command: str) -> None:
+    seen = in_terminal(tmp_path, *command.split(), "--help", columns=80)
+    wide = in_terminal(tmp_path, *command.split(), "--help", columns=200)
+
+    assert not seen.screen.wrapped
+    names = set(re.findall(r"--[a-z-]+", " ".join(wide.lines)))
+    assert names >= {"--help"}
+    assert names <= set(re.findall(r"--[a-z-]+", " ".join(seen.lines)))
+    assert "…" not in seen.text
+
+
+def test_show_folds_no_path_at_80_columns(short_env: DocMindV2) -> None:
+    assert run(short_env.project, "create").code == 0
+
+    seen = in_terminal(short_env.project, "show", columns=80)
+
+    rows = [line.split() for line in seen.lines if line.startswith(("cache ", "uploads "))]
+    assert [row[:2] for row in rows] == [["uploads", "data/uploads"], ["cache", "cache/docmind.duckdb"]]
+    cache = f"cache/docmind.duckdb is from {short_env.project}/cache/ingestion/docmind.duckdb"
+    assert cache in " ".join(seen.lines)
+    assert "data/uploads is from" not in " ".join(seen.lines)
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 def test_in_a_terminal_no_line_is_wider_than_the_terminal(short_env: DocMindV2, server: StandIn, columns: int) -> None:
     for number in range(4):
@@ -637,6 +715,18 @@ def test_a_reader_who_leaves_early_is_no_failure(short_env: DocMindV2, words: Se
     if words[0] == "create":
         assert done.code == 141
         assert [p for p in short_env.backups.iterdir() if p.name.startswith("backup_")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [*LOOKS, ("list", "--json"), ("--help",), ("--version",)], ids=" ".join)
+def test_an_answer_that_cannot_be_written_is_one_error(made: Made, words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(made.env.project, *words, stdout=full.fileno())
+
+    (error,) = [line for line in done.err.splitlines() if "error" in line]
+    assert done.code == 1
+    assert "the answer cannot be written: No space left on device" in error
+    assert "Traceback" not in done.err
 
 
 # -- json and quiet ------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from docmind_backup import durable
+from docmind_backup.briefs import Briefs
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Seal, Unfinished
 from docmind_backup.errors import BackupError, FormatTooNew, Locked, NoSuchBackup
@@ -26,6 +28,7 @@ LOCK = ".backup.lock"
 STAGING = ".staging-"
 TRASH = ".trash"
 STATE = ".state"
+BRIEFS = "briefs.json"
 EVENTS = "events.jsonl"
 NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
 LINKED = "a link, not a folder: give the path of its target"
@@ -40,29 +43,51 @@ def name_of(backup_id: str, *, complete: bool) -> str:
     return f"{'' if complete else 'incomplete-'}backup_{backup_id}"
 
 
+class _Reader(NamedTuple):
+    """What was looked up once for all backups: names of seals and holds (None: each has to be tried), and briefs."""
+
+    seals: frozenset[str] | None = None
+    holds: frozenset[str] | None = None
+    briefs: Briefs | None = None
+
+
 class Catalog:
-    """All backups below `root`. Reading takes no lock and writes nothing."""
+    """All backups below `root`. Reading takes no lock and needs no write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     # -- reading
 
-    def items(self) -> tuple[Item, ...]:
-        """Everything that is or looks like a backup: newest first, unusable ones last."""
-        found = [self._item(entry) for entry in self._entries() if NAME.match(entry.name)]
+    def items(self, *, brief: bool = False) -> tuple[Item, ...]:
+        """Everything that is or looks like a backup: newest first, unusable ones last.
+
+        `brief`: records without what only `show` and a restore ask for (`Briefs.record`); many are read much quicker.
+        """
+        folders, links = self._scan()
+        reader = _Reader(self._remembered("seals"), self._remembered("holds"), self._briefs() if brief else None)
+        found = [self._item(self.root / name, reader) for name in folders if NAME.match(name)]
         found = [item for item in found if isinstance(item, Backup) or item.directory.is_dir()]  # not pruned meanwhile
-        found += [BrokenBackup(link, LINKED) for link in self._entries(links=True) if NAME.match(link.name)]
-        dead = [Unfinished(p) for p in self._entries() if p.name.startswith((STAGING, "tmp-backup_"))]
+        found += [BrokenBackup(self.root / name, LINKED) for name in links if NAME.match(name)]
+        dead = [Unfinished(self.root / name) for name in folders if name.startswith((STAGING, "tmp-backup_"))]
+        if reader.briefs:
+            reader.briefs.save()
         return tuple(sorted(found, key=_newest_first)) + tuple(dead)
 
-    def backups(self) -> tuple[Backup, ...]:
+    def _briefs(self) -> Briefs:
+        path = self.root / STATE / BRIEFS
+        try:
+            return Briefs(path, read_limited(path))
+        except (OSError, ValueError):
+            return Briefs(path, b"")
+
+    def backups(self, *, brief: bool = False) -> tuple[Backup, ...]:
         """Only those this tool wrote and can read, newest first."""
-        return tuple(item for item in self.items() if isinstance(item, Backup))
+        return tuple(item for item in self.items(brief=brief) if isinstance(item, Backup))
 
     def ids(self) -> tuple[str, ...]:
         """Ids by directory name alone, newest first: for completion."""
-        matches = (NAME.match(path.name) for path in self._entries())
+        matches = map(NAME.match, self._scan()[0])
         return tuple(sorted((match["id"] for match in matches if match), reverse=True))
 
     def find(self, text: str, *, now: datetime) -> Path:
@@ -72,7 +97,7 @@ class Catalog:
         if os.sep in text or text in (".", ".."):
             return _directory(Path(text), text)
         wanted = text.removeprefix("incomplete-").removeprefix("backup_")
-        named = {m["id"]: path for path in self._entries() if (m := NAME.match(path.name))}
+        named = {m["id"]: self.root / name for name in self._scan()[0] if (m := NAME.match(name))}
         close = [i for i in sorted(named) if i.startswith(wanted)] if wanted else []
         if wanted and not close:  # a renamed folder: the id that counts is the record's
             named = {b.id: b.directory for b in self.backups()}
@@ -92,19 +117,26 @@ class Catalog:
         usable = [b for b in backups if b.record.started_at <= now]
         return next((b for b in usable if b.counts), (usable or list(backups))[0])
 
-    def _entries(self, *, links: bool = False) -> list[Path]:
-        """The folders in the root, or the links instead."""
+    def _scan(self) -> tuple[list[str], list[str]]:
+        """Names in the root: (folders, links)."""
+        folders: list[str] = []
+        links: list[str] = []
         try:
             with os.scandir(self.root) as found:
-                return [Path(e.path) for e in found if (e.is_symlink() if links else e.is_dir(follow_symlinks=False))]
+                for entry in found:
+                    if entry.is_symlink():
+                        links.append(entry.name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
         except FileNotFoundError:
-            return []
+            return [], []
         except OSError as error:
             raise BackupError(f"cannot read {self.root}: {error.strerror}") from error
+        return folders, links
 
-    def _item(self, directory: Path) -> Item:
+    def _item(self, directory: Path, reader: _Reader) -> Item:
         try:
-            return self.read(directory)
+            return self._read(directory, reader)
         except FileNotFoundError:
             return _foreign(directory)
         except FormatTooNew as error:
@@ -116,18 +148,30 @@ class Catalog:
 
     def read(self, directory: Path) -> Backup:
         """The backup in `directory`. FileNotFoundError, ValueError, FormatTooNew or OSError when it is not one."""
+        return self._read(directory, _Reader())
+
+    def _read(self, directory: Path, reader: _Reader) -> Backup:
         raw = read_limited(directory / fmt.RECORD)
-        record = fmt.read_record(raw)
-        seal = self._seal(directory)
-        current = seal if seal and seal.record_sha256 == fmt.record_digest(raw) else None
-        return Backup(directory, record, current, self._hold(directory))
+        record, digest = reader.briefs.record(raw) if reader.briefs else fmt.read_record_and_digest(raw)
+        name = _state_name(directory)
+        seal = self._seal(directory) if reader.seals is None or name in reader.seals else None
+        held = self._hold(directory) if reader.holds is None or name in reader.holds else None
+        return Backup(directory, record, seal if seal and seal.record_sha256 == digest else None, held)
 
     # -- what is remembered beside the backups
 
     def _state(self, kind: str, directory: Path) -> Path:
         """By the directory's name, not the record's id: a copied backup has the same record and its own fate."""
-        match = NAME.match(directory.name)
-        return self.root / STATE / kind / f"{match['id'] if match else directory.name}.json"
+        return self.root / STATE / kind / _state_name(directory)
+
+    def _remembered(self, kind: str) -> frozenset[str] | None:
+        """The names there; None when they cannot be told, and each has to be tried."""
+        try:
+            return frozenset(os.listdir(self.root / STATE / kind))
+        except FileNotFoundError:
+            return frozenset()
+        except OSError:
+            return None
 
     def _seal(self, directory: Path) -> Seal | None:
         try:
@@ -268,7 +312,7 @@ class Catalog:
 
         What cannot be removed costs its space and nothing else: the next run tries again.
         """
-        dead = [path for path in self._entries() if path.name.startswith(STAGING)]
+        dead = [self.root / name for name in self._scan()[0] if name.startswith(STAGING)]
         trash = self.root / TRASH
         with contextlib.suppress(OSError):
             if trash.is_dir() and not trash.is_symlink():
@@ -351,14 +395,23 @@ def _removed(path: Path) -> bool:
 
 def read_limited(path: Path) -> bytes:
     """A small regular file's bytes; ValueError when it is none or larger than any record, OSError when unreadable."""
-    if not stat.S_ISREG(path.lstat().st_mode):
+    if not stat.S_ISREG(os.lstat(path).st_mode):
         raise ValueError("not a regular file")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        raw = file.read(RECORD_LIMIT + 1)
-    if len(raw) > RECORD_LIMIT:
-        raise ValueError("far too large")
+    try:
+        raw = os.read(fd, 65_536)
+        while more := os.read(fd, 1 << 20):
+            raw += more
+            if len(raw) > RECORD_LIMIT:
+                raise ValueError("far too large")
+    finally:
+        os.close(fd)
     return raw
+
+
+def _state_name(directory: Path) -> str:
+    match = NAME.match(directory.name)
+    return f"{match['id'] if match else directory.name}.json"
 
 
 def _directory(path: Path, text: str) -> Path:

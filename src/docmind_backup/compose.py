@@ -7,17 +7,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docmind_backup import settings
 from docmind_backup.catalog import EVENTS, Catalog
-from docmind_backup.core.endpoint import check_endpoint
-from docmind_backup.core.model import Part
-from docmind_backup.core.qdrant_rest import base_url
+from docmind_backup.core.parts import Part
 from docmind_backup.errors import QdrantRefused, UsageError
-from docmind_backup.events import EventLog
-from docmind_backup.operations import Job, Server, wants_qdrant
-from docmind_backup.settings import Settings
+from docmind_backup.whereabouts import catalog_root
+
+if TYPE_CHECKING:
+    from docmind_backup.operations import Job, Server
+    from docmind_backup.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,22 @@ class Run:
 
     job: Job
     settings: Settings
+
+
+def look(project: Path, flags: Mapping[str, Any], *, warn: Callable[[str], None]) -> Catalog:
+    """Only the catalog: for `list` and completion, which have no use for what makes and checks backups."""
+    root = catalog_root(project, flags.get("root"))
+    return Catalog(root or _loaded(project, flags, warn=warn).root)
+
+
+def _loaded(project: Path, flags: Mapping[str, Any], *, warn: Callable[[str], None], **more: Any) -> Settings:
+    from docmind_backup import settings
+
+    loaded = settings.load(project, flags, **more)
+    for warning in loaded.warnings:
+        warn(warning)
+    _refuse_contradictions(loaded, flags)
+    return loaded
 
 
 @contextmanager
@@ -42,10 +57,9 @@ def compose(
 
     Only what will `ask_qdrant` pays for the HTTP libraries (0.1 s, and a second more once snapshots are made).
     """
-    loaded = settings.load(project, flags, only=frozenset(only), accept_shrink=accept_shrink)
-    for warning in loaded.warnings:
-        warn(warning)
-    _refuse_contradictions(loaded, flags)
+    from docmind_backup.operations import wants_qdrant
+
+    loaded = _loaded(project, flags, warn=warn, only=frozenset(only), accept_shrink=accept_shrink)
     server = _server(loaded) if ask_qdrant and wants_qdrant(loaded.choices) else None
     job = _job(loaded, server, warn)
     if server and (warning := _exposed_key(loaded)):
@@ -58,6 +72,9 @@ def compose(
 
 
 def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
+    from docmind_backup.events import EventLog
+    from docmind_backup.operations import Job
+
     sinks = [loaded.events or loaded.root / EVENTS]
     if loaded.own.telemetry:
         sinks.append(loaded.environment.telemetry)
@@ -67,9 +84,9 @@ def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
         retention=loaded.retention,
         catalog=Catalog(loaded.root),
         server=server,
-        clock=_now,
+        clock=now,
         zone=_local_zone(),
-        events=EventLog(sinks, clock=_now, warn=warn),
+        events=EventLog(sinks, clock=now, warn=warn),
         lock_wait_s=loaded.own.lock_wait,
         busy_wait_s=loaded.own.busy_wait,
         min_free=loaded.own.min_free,
@@ -88,6 +105,9 @@ def _refuse_contradictions(loaded: Settings, flags: Mapping[str, Any]) -> None:
 
 def _exposed_key(loaded: Settings) -> str:
     """Over plain http to another machine anybody on the way can read the key."""
+    from docmind_backup.core.endpoint import check_endpoint
+    from docmind_backup.core.qdrant_rest import base_url
+
     environment = loaded.environment
     plain = environment.qdrant_api_key and base_url(environment.qdrant_url).startswith("http://")
     here = not check_endpoint(environment.qdrant_url, allow_remote=False, allowlist=(), resolve=lambda _: ())
@@ -105,6 +125,8 @@ def refuse_disabled(loaded: Settings) -> None:
 def _server(loaded: Settings) -> Server:
     """Not asked anything yet: unreachable is found out by the scan."""
     from docmind_backup import qdrant
+    from docmind_backup.core.endpoint import check_endpoint
+    from docmind_backup.core.qdrant_rest import base_url
 
     environment, own = loaded.environment, loaded.own
     refusal = check_endpoint(
@@ -125,13 +147,15 @@ def _server(loaded: Settings) -> Server:
     )
 
 
-def _now() -> datetime:
+def now() -> datetime:
     return datetime.now(UTC)
 
 
 def _local_zone() -> Any:
     """The machine's time zone with its daylight saving rules, for the retention's natural days and weeks."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    from docmind_backup import settings
 
     name = settings.local_zone_name()
     try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docmind_backup.catalog import Item
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Seal, Unfinished
-from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Step
-from docmind_backup.core.restore import RestorePlan
-from docmind_backup.core.verifier import Altered, Finding, Unread, Unreadable, Verification
-from docmind_backup.operations import Created, Pruned
+
+if TYPE_CHECKING:
+    from docmind_backup.core.planner import BackupPlan, Step
+    from docmind_backup.core.restore import RestorePlan
+    from docmind_backup.core.verifier import Finding, Unread, Verification
+    from docmind_backup.operations import Created, Pruned
 
 Json = dict[str, Any]
 
@@ -132,6 +134,8 @@ def plan(decided: BackupPlan) -> Json:
 
 
 def _step(step: Step) -> Json:
+    from docmind_backup.core.planner import CollectionStep, FileStep
+
     match step:
         case FileStep():
             source = step.source
@@ -165,6 +169,8 @@ def pruned(result: Pruned) -> Json:
 
 def verification(found: Verification | Unread) -> Json:
     """One element of `verify --json`."""
+    from docmind_backup.core.verifier import Unread
+
     if isinstance(found, Unread):
         return _unread(found)
     return {
@@ -199,6 +205,8 @@ def _unread(found: Unread) -> Json:
 
 
 def _finding(finding: Finding) -> Json:
+    from docmind_backup.core.verifier import Altered, Unreadable
+
     fields: Json = {"kind": type(finding).__name__.lower(), **fmt.path_fields(finding.path)}
     match finding:
         case Altered(_, what):

@@ -15,7 +15,7 @@ from threading import Event
 
 from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
-from docmind_backup.catalog import STATE, Catalog, Item
+from docmind_backup.catalog import STATE, Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
@@ -260,8 +260,8 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
 def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     """Remove the backups that no retention rule keeps; all renamed away first, then deleted."""
     if dry_run:
-        verdicts = _verdicts(job)
-        return Pruned(verdicts, others=_others(job, verdicts))
+        verdicts, others = _verdicts(job)
+        return Pruned(verdicts, others=others)
     if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     with job.catalog.lock(job.lock_wait_s):
@@ -269,11 +269,12 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
         return _prune(job)
 
 
-def _verdicts(job: Job) -> tuple[Verdict, ...]:
-    """Of this environment's backups: another one in the same root has rules of its own."""
+def _verdicts(job: Job) -> tuple[tuple[Verdict, ...], int]:
+    """Of this environment's backups; and how many of others there are in the same root, with rules of their own."""
     data_dir = str(job.environment.data_dir)
-    ours = [backup for backup in job.catalog.backups() if backup.record.scope.data_dir == data_dir]
-    return rotator.apply(job.retention, ours, job.clock(), zone=job.zone)
+    backups = job.catalog.backups(brief=True)
+    ours = [backup for backup in backups if backup.record.scope.data_dir == data_dir]
+    return rotator.apply(job.retention, ours, job.clock(), zone=job.zone), len(backups) - len(ours)
 
 
 def _may_prune(backup: Backup) -> bool:
@@ -282,7 +283,7 @@ def _may_prune(backup: Backup) -> bool:
 
 
 def _prune(job: Job) -> Pruned:
-    verdicts = _verdicts(job)
+    verdicts, others = _verdicts(job)
     removed, refused = job.catalog.discard([v.backup for v in verdicts if not v.keep])
     if removed or refused:
         policy = job.retention
@@ -293,21 +294,10 @@ def _prune(job: Job) -> Pruned:
             deleted=[b.id for b in removed],
             failed=[f"{b.id}: {why}" for b, why in refused],
         )
-    return Pruned(verdicts, tuple(removed), tuple(refused), _others(job, verdicts))
-
-
-def _others(job: Job, verdicts: Sequence[Verdict]) -> int:
-    """Backups that are there and were not judged."""
-    judged = {verdict.backup.directory for verdict in verdicts}
-    return sum(backup.directory not in judged for backup in job.catalog.backups())
+    return Pruned(verdicts, tuple(removed), tuple(refused), others)
 
 
 # -- look ----------------------------------------------------------------------------------------
-
-
-def listing(job: Job) -> tuple[Item, ...]:
-    """All that is in the catalog: backups newest first, then what is not one of ours or cannot be used."""
-    return job.catalog.items()
 
 
 def show(job: Job, text: str) -> Backup:

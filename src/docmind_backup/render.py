@@ -9,19 +9,10 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -42,8 +33,7 @@ from docmind_backup.core.model import (
     StepStarted,
     Unfinished,
 )
-from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep
-from docmind_backup.core.restore import Action, RestorePlan, RestoreStep
+from docmind_backup.core.units import size
 from docmind_backup.core.verifier import (
     Altered,
     Finding,
@@ -55,27 +45,23 @@ from docmind_backup.core.verifier import (
     Verification,
     Why,
 )
-from docmind_backup.operations import Created, Pruned
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from docmind_backup.core.planner import BackupPlan
+    from docmind_backup.core.restore import RestorePlan, RestoreStep
+    from docmind_backup.operations import Created, Pruned
 
 SHOWN = 50
 """Backups a terminal shows at most; a pipe and --json get all."""
+NARROWEST = 8
+"""Columns of text are at least as wide."""
 WIDE = 110
 """Columns from which ids are shown whole."""
 
 
 # -- numbers and words ---------------------------------------------------------------------------
-
-
-def size(count: int) -> str:
-    """Decimal units, three digits: `3.4 MB`."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 999.5 or unit == "TB":
-            break
-        amount /= 1000
-    if unit == "B":
-        return f"{count} B"
-    return f"{amount:.0f} {unit}" if amount >= 99.5 else f"{amount:.1f} {unit}"
 
 
 def age(moment: datetime, now: datetime) -> str:
@@ -212,13 +198,18 @@ class Face:
         if not self.quiet:
             self.err.print(Text.assemble(("next: ", "bold"), printable(text)), soft_wrap=True)
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Part of the answer, where it is no terminal's."""
+        self.out.file.write("".join(f"{line}\n" for line in lines))
+
     def table(self, table: Table) -> None:
         """Part of the answer."""
         self.out.print(table)
 
     @contextmanager
-    def progress(self) -> Iterator[Reporter]:
-        with Reporter(self) as reporter:
+    def progress(self, doing: str = "") -> Iterator[Reporter]:
+        """Bars while the block runs; `doing`: what is done before the first event."""
+        with Reporter(self, doing) as reporter:
             yield reporter
 
 
@@ -229,64 +220,67 @@ def _table(*columns: tuple[str, str]) -> Table:
         if justify == "right":
             table.add_column(heading, justify="right", no_wrap=True)
         else:
-            table.add_column(heading, overflow="fold", min_width=8)
+            table.add_column(heading, overflow="fold", min_width=NARROWEST)
     return table
 
 
 class Reporter:
-    """Turns events into two bars on a terminal, or a line per finished step elsewhere."""
+    """Turns events into two bars and what is done now on a terminal, or a line per finished step elsewhere."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, doing: str) -> None:
+        from rich.live import Live
+
         self._face = face
         self._live = face.err.is_interactive and not face.quiet
-        self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=face.err,
-            transient=True,
-            expand=True,
-            disable=not self._live,
-        )
+        self._bars = _bars(face.err)
+        self._doing = [doing] if doing else []
         self._tasks: dict[bool, TaskID] = {}
         self._held: dict[bool, int] = {False: 0, True: 0}
         self._shown_at = 0.0
         self.verb = "copied"
+        self._screen = Live(console=face.err, transient=True, refresh_per_second=10, get_renderable=self._now)
+
+    def _now(self) -> Group:
+        """The bars, and under them what is being done: its mark turns, so that waiting looks alive."""
+        mark = "|/-\\"[int(time.monotonic() * 8) % 4]
+        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in self._doing[-1:]]
+        return Group(*([self._bars] if self._tasks else []), *doing)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._live:
+            self._screen.start(refresh=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._flush()
-        self._progress.stop()
+        self._screen.stop()
 
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._tasks[False] = self._progress.add_task(self.verb, total=event.copy_bytes)
+                self._doing = []
+                self._tasks[False] = self._bars.add_task(self.verb, total=event.copy_bytes)
                 if event.collections:
                     total = event.download_bytes or None
-                    self._tasks[True] = self._progress.add_task("downloaded", total=total)
+                    self._tasks[True] = self._bars.add_task("downloaded", total=total)
             case Advanced():
                 self._held[event.downloaded] += event.bytes
                 if time.monotonic() - self._shown_at > 0.05:
                     self._flush()
             case StepFinished():
+                self._doing = [label for label in self._doing if label != event.label]
                 self._flush()
                 self._line(event)
             case StepStarted():
-                pass
+                self._doing = [*self._doing, event.label]
 
     def _flush(self) -> None:
         """Bars move at most twenty times a second: drawing must not cost what copying does."""
         self._shown_at = time.monotonic()
         for downloaded, task in self._tasks.items():
-            self._progress.advance(task, self._held[downloaded])
+            self._bars.advance(task, self._held[downloaded])
             self._held[downloaded] = 0
 
     def _line(self, event: StepFinished) -> None:
@@ -295,11 +289,27 @@ class Reporter:
             self._face.say(f"{event.label}: {event.outcome or 'ok'}, {what}")
 
 
+def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        expand=True,
+    )
+
+
 # -- create --------------------------------------------------------------------------------------
 
 
 def plan(face: Face, plan: BackupPlan, root: Path) -> None:
     """What a create would do."""
+    from docmind_backup.core.planner import CollectionStep, FileStep
+
     table = _table(("Part", "left"), ("Source", "left"), ("Files", "right"), ("Size", "right"))
     for step in plan.steps:
         match step:
@@ -386,12 +396,12 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
     backups = [item for item in items if isinstance(item, Backup)]
     shown = backups if everything or not face.out.is_terminal else backups[:SHOWN]
     if shown:
-        face.table(_backups(face, shown, now))
+        _show_backups(face, shown, now)
     others = [item for item in items if not isinstance(item, Backup)]
     for item in others:
         face.remark(_other(item, now))
     if len(shown) < len(backups):
-        face.say(f"{len(backups) - len(shown):,} older ones are not shown: --all")
+        face.remark(f"{len(backups) - len(shown):,} more; `docmind-backup list --all` shows them, as does a pipe")
     if not items:
         face.say(f"no backups in {root}")
         face.next("create")
@@ -400,7 +410,7 @@ def listing(face: Face, items: Sequence[Item], root: Path, now: datetime, *, eve
         face.next(f"{'show' if newest.verified else 'verify'} {'latest' if newest.counts else newest.id}")
 
 
-def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
+def _show_backups(face: Face, backups: Sequence[Backup], now: datetime) -> None:
     """All columns where there is room; short ids and fewer columns on a narrow terminal."""
     narrow = face.out.width < WIDE
     names = _short_ids([b.id for b in backups]) if narrow else {b.id: b.id for b in backups}
@@ -416,11 +426,38 @@ def _backups(face: Face, backups: Sequence[Backup], now: datetime) -> Table:
         ("Verified", "right", lambda b: verified(b, now)),
     ]
     shown = [column for column in columns if not (narrow and column[0] in ("Files", "Own"))]
-    table = _table(*((heading, justify) for heading, justify, _ in shown))
-    table.columns[0].no_wrap = True
-    for backup in backups:
-        table.add_row(*(Text(value(backup)) for _, _, value in shown))
-    return table
+    rows = [[value(backup) for _, _, value in shown] for backup in backups]
+    _rows(face, [(heading, justify) for heading, justify, _ in shown], rows, whole=1)
+
+
+def _rows(face: Face, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, whole: int) -> None:
+    """A table, its first `whole` columns never folded; without Rich where nothing would be folded or coloured."""
+    if not face.out.is_terminal and all(cell.isascii() for row in rows for cell in row):
+        rule = "─" if face.out.encoding.startswith("utf") else "-"
+        face.lines(_aligned(columns, rows, rule))
+        return
+    table = _table(*columns)
+    for column in table.columns[:whole]:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*map(Text, row))
+    face.table(table)
+
+
+def _aligned(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], rule: str) -> Iterator[str]:
+    """What `_table` comes to where nothing is folded, at a hundredth of its cost; ASCII only."""
+    cells = zip(*rows, strict=True)
+    marks = [">" if justify == "right" else "<" for _, justify in columns]
+    heads = [
+        len(heading) if mark == ">" else max(NARROWEST, len(heading))
+        for mark, (heading, _) in zip(marks, columns, strict=True)
+    ]
+    widths = [max(head, *map(len, found)) for head, found in zip(heads, cells, strict=True)]
+    form = "  ".join(f"{{:{mark}{width}}}" for mark, width in zip(marks, widths, strict=True))
+    yield form.format(*(heading for heading, _ in columns))
+    yield rule * (sum(widths) + 2 * len(widths) - 2)
+    for row in rows:
+        yield form.format(*row)
 
 
 def _short_ids(ids: Sequence[str]) -> dict[str, str]:
@@ -486,7 +523,7 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
     for name, value in rows:
         grid.add_row(name, Text(printable(value)))
     face.table(grid)
-    face.table(_sources(record))
+    _sources(face, record)
     if record.qdrant:
         face.table(_collections(record))
     for omission in record.omissions:
@@ -511,18 +548,19 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
-def _sources(record: Record) -> Table:
-    table = _table(("Part", "left"), ("In the backup", "left"), ("From", "left"), ("Files", "right"), ("Size", "right"))
+def _sources(face: Face, record: Record) -> None:
+    """A narrow terminal has no room for where each came from: said below of those that lay elsewhere."""
+    narrow = face.out.width < WIDE
+    columns = [("Part", "left"), ("In the backup", "left"), ("From", "left"), ("Files", "right"), ("Size", "right")]
+    table = _table(*(column for column in columns if not (narrow and column[0] == "From")))
     for source in record.sources:
-        totals = source.totals
-        table.add_row(
-            source.part,
-            Text(source.stored),
-            Text(printable(source.origin)),
-            f"{totals.files:,}",
-            size(totals.bytes),
-        )
-    return table
+        origin = [] if narrow else [Text(printable(source.origin))]
+        counts = (f"{source.totals.files:,}", size(source.totals.bytes))
+        table.add_row(source.part, Text(source.stored), *origin, *counts)
+    face.table(table)
+    for source in record.sources if narrow else ():
+        if source.origin != f"{record.project}/{source.stored}":
+            face.remark(f"{source.stored} is from {source.origin}")
 
 
 def _collections(record: Record) -> Table:
@@ -645,12 +683,10 @@ def _left(results: Sequence[Verification | Unread]) -> list[Verification | Unrea
 
 def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
     """Every backup with its verdict and the reasons."""
-    table = _table(("Verdict", "left"), ("Backup", "left"), ("Why", "left"))
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for verdict in result.verdicts:
-        table.add_row("keep" if verdict.keep else "remove", verdict.backup.id, "; ".join(verdict.reasons))
-    if result.verdicts:
-        face.table(table)
+    columns = (("Verdict", "left"), ("Backup", "left"), ("Why", "left"))
+    rows = [("keep" if v.keep else "remove", v.backup.id, "; ".join(v.reasons)) for v in result.verdicts]
+    if rows:
+        _rows(face, columns, rows, whole=2)
     for backup, why in result.refused:
         face.warn(f"{backup.id} was not removed: {why}")
     if result.others:
@@ -670,14 +706,14 @@ def pruned(face: Face, result: Pruned, *, dry_run: bool) -> None:
 
 
 HEADINGS = {
-    Action.CHECK: "check every file of the backup",
-    Action.STOP: "stop",
-    Action.MOVE_ASIDE: "move aside what is there now; keep it until the restore is accepted",
-    Action.COPY: "copy back; modes and times are in inventory.jsonl",
-    Action.MERGE: "merge by hand",
-    Action.UPLOAD: "upload collections",
-    Action.ALIAS: "set aliases",
-    Action.START: "start",
+    "check": "check every file of the backup",
+    "stop": "stop",
+    "move aside": "move aside what is there now; keep it until the restore is accepted",
+    "copy": "copy back; modes and times are in inventory.jsonl",
+    "merge by hand": "merge by hand",
+    "upload": "upload collections",
+    "set alias": "set aliases",
+    "start": "start",
 }
 
 
@@ -706,6 +742,8 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
 
 def _step_lines(step: RestoreStep) -> Iterator[str]:
     """What one step touches: source, target, size; what it overwrites and must not forget."""
+    from docmind_backup.core.restore import Action
+
     match step.action:
         case Action.CHECK | Action.STOP | Action.START:
             yield from step.notes

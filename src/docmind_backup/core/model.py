@@ -9,23 +9,10 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from docmind_backup.core.parts import Part as Part
+
 FORMAT = 1
 """Number of the on-disk format this code writes; a higher one is listed but not trusted (docs/adr/0001)."""
-
-
-class Part(StrEnum):
-    """A part of an environment that can be asked for by name."""
-
-    CACHE = "cache"
-    CHAT = "chat"
-    STORAGE = "storage"
-    IDENTITY = "identity"
-    ARTIFACTS = "artifacts"
-    UPLOADS = "uploads"
-    ANALYTICS = "analytics"
-    LOGS = "logs"
-    ENV = "env"
-    QDRANT = "qdrant"
 
 
 DOCMIND_LABEL: Mapping[Part, str] = {

@@ -22,6 +22,7 @@ from docmind_backup.core.model import (
     Seen,
     SourceRecord,
 )
+from docmind_backup.core.units import size
 
 SIDECARS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SQLITE: ("-wal", "-shm", "-journal"),
@@ -191,7 +192,7 @@ def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
                 Action.MOVE_ASIDE,
                 source.stored,
                 str(seen.source.path),
-                overwrites=f"{seen.files:,} file{'' if seen.files == 1 else 's'}, {seen.bytes:,} bytes",
+                overwrites=f"{seen.files:,} file{'' if seen.files == 1 else 's'}, {size(seen.bytes)}",
                 notes=tuple(f"with {name}" for name in place.sidecars),
             )
 
@@ -287,7 +288,7 @@ def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Ite
         yield f"the last verification found damage in {backup.id}: `docmind-backup verify {backup.id}` names it"
     for one in space:
         if one.needed > one.free:
-            yield f"{one.needed:,} bytes are needed at {one.path}, {one.free:,} are free"
+            yield f"{size(one.needed)} are needed at {one.path}, {size(one.free)} are free"
     for source, place in pairs:
         if place and place.seen.problem:
             yield f"{place.seen.source.path} (for {source.stored}): {place.seen.problem}"
