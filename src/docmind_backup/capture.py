@@ -27,6 +27,8 @@ __all__ = ["Captured", "capture"]
 
 MAX_OPEN = 64
 """Levels of folders held open; those further up are opened again on the way back."""
+LIGHT = 16 * 1024
+"""Bytes of a file up to which it is copied at once: handed to another thread, both would wait for each other."""
 RUN_FILES = 64
 """Files of one folder that are stored together at most."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -126,6 +128,8 @@ class _File(NamedTuple):
     stored: str
     """Its path in the backup."""
     held: Held | None
+    unchanged: bool
+    """It is as the backup that holds it has it."""
 
 
 @dataclass(slots=True)
@@ -133,8 +137,8 @@ class _Run:
     """Files of one folder, in order: stored together, because handing one over costs as much as linking it."""
 
     files: list[_File] = field(default_factory=list[_File])
-    unchanged: bool = False
-    """They are as the backup that holds them has them."""
+    light: bool = False
+    """They are stored without another thread's help."""
     bytes: int = 0
     """To be copied."""
 
@@ -250,12 +254,13 @@ class _Tree:
         stored, shelf = self._prefix + path, self._staging.shelf
         held = shelf.next(stored)
         unchanged = held is not None and shelf.is_unchanged(held, found)
-        if unchanged is not self._run.unchanged:
+        light = unchanged or found.st_size <= LIGHT
+        if light is not self._run.light:
             self._store(folder)
-            self._run.unchanged = unchanged
+            self._run.light = light
         run = self._run
         run.bytes += 0 if unchanged else found.st_size
-        run.files.append(_File(name, stored, held))
+        run.files.append(_File(name, stored, held, unchanged))
         if len(run.files) >= RUN_FILES or run.bytes >= BUFFER or self._window is None:
             self._store(folder)
 
@@ -267,10 +272,14 @@ class _Tree:
         job = partial(_store_all, self._staging.shelf, folder, run)
         if self._window is None:
             self._tell(folder, run.files, job(self._staging.copier))
+            return
+        folder.users += 1
+        take = partial(self._take, folder, run.files)
+        if run.light:
+            stored = job(self._staging.copier)
+            self._window.later(lambda: take(lambda: stored), len(run.files))
         else:
-            folder.users += 1
-            take = partial(self._take, folder, run.files)
-            self._window.give(job, take, run.bytes, len(run.files), light=run.unchanged)
+            self._window.give(job, take, run.bytes, len(run.files))
 
     def _take(self, folder: _Folder, files: Sequence[_File], result: Callable[[], _Outcomes]) -> None:
         try:
@@ -409,9 +418,13 @@ class _Tree:
 
 def _store_all(shelf: Shelf, folder: _Folder, run: _Run, copier: Copier) -> _Outcomes:
     """Share or copy files of one folder; in whatever thread. What is wrong with one of them is its outcome."""
-    if not run.unchanged:
-        return [_copy(shelf, folder, file, copier) for file in run.files]
-    return [shelf.put(f.held, folder.stored, f.name) or _copy(shelf, folder, f, copier) for f in run.files if f.held]
+    return [_store_one(shelf, folder, file, copier) for file in run.files]
+
+
+def _store_one(shelf: Shelf, folder: _Folder, file: _File, copier: Copier) -> FileEntry | Held | SourceError:
+    if file.held and file.unchanged and (kept := shelf.put(file.held, folder.stored, file.name)):
+        return kept
+    return _copy(shelf, folder, file, copier)
 
 
 def _copy(shelf: Shelf, folder: _Folder, file: _File, copier: Copier) -> FileEntry | SourceError:

@@ -15,7 +15,7 @@ from docmind_backup.copying import BUFFER, Copier
 from docmind_backup.core.model import Event, OnEvent
 
 MOST = 4
-"""Threads at most: more only wait for the same disk."""
+"""Threads at most, and one more than there are cores: while one waits for the disk, the others hash."""
 BATCH = 32
 """Files handed over at once at most: handing over costs as much as linking one."""
 AHEAD = 32
@@ -102,39 +102,47 @@ class _Turn:
 class _Batch:
     on_bytes: Callable[[int], None]
     turns: list[_Turn] = field(default_factory=list[_Turn])
+    jobs: int = 0
     files: int = 0
     bytes: int = 0
-    light: bool = False
     working: threading.Lock = field(default_factory=threading.Lock)
     """Held until all is done."""
     sent: bool = False
 
 
 class Crew:
-    """The threads of one run: some for work, and one for what is light, where more would only wait for each other."""
+    """The threads of one run; started when the first job comes."""
 
     def __init__(self, size: int = 0) -> None:
-        self._light = _Hands(1, "light")
-        self._heavy = _Hands(size or min(MOST, max(2, os.cpu_count() or 1)), "crew")
+        self._size = size or min(MOST, 1 + (os.cpu_count() or 1))
+        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self.stopped = False
 
     def __enter__(self) -> Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._light.dismiss()
-        self._heavy.dismiss()
+        for _thread in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
 
     def window(self, on_bytes: Callable[[int], None]) -> Window:
         """For one source."""
         return Window(self, on_bytes)
 
     def send(self, batch: _Batch) -> None:
-        (self._light if batch.light else self._heavy).take(batch, self._work)
+        if not self._threads:
+            self._threads += [threading.Thread(target=self._work, name="crew", daemon=True) for _ in range(self._size)]
+            for thread in self._threads:
+                thread.start()
+        self._queue.put(batch)
 
-    def _work(self, queue: SimpleQueue[_Batch | None]) -> None:
+    def _work(self) -> None:
         copier = Copier(lambda _: None)
-        while (batch := queue.get()) is not None:
+        while (batch := self._queue.get()) is not None:
             copier.on_bytes = self._unless_stopped(batch.on_bytes)
             for turn in batch.turns:
                 if self.stopped:
@@ -152,33 +160,6 @@ class Crew:
         return tell
 
 
-class _Hands:
-    """Threads that take from one queue; started when the first batch comes."""
-
-    def __init__(self, size: int, name: str) -> None:
-        self._size = size
-        self._name = name
-        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-
-    def take(self, batch: _Batch, work: Callable[[SimpleQueue[_Batch | None]], None]) -> None:
-        if not self._threads:
-            self._threads += [
-                threading.Thread(target=work, args=(self._queue,), name=self._name, daemon=True)
-                for _ in range(self._size)
-            ]
-            for thread in self._threads:
-                thread.start()
-        self._queue.put(batch)
-
-    def dismiss(self) -> None:
-        for _thread in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
-
-
 class Window:
     """The jobs of one walk that are under way, oldest first. All calls come from the walk's own thread."""
 
@@ -188,28 +169,26 @@ class Window:
         self._batch = _Batch(on_bytes)
         self._under_way: deque[_Batch] = deque()
 
-    def give(self, job: Job, take: Callable[[Result], None], size: int, files: int = 1, *, light: bool = False) -> None:
-        """Have `job` done in another thread; `take` is called here with its result when it is its turn.
+    def give(self, job: Job, take: Callable[[Result], None], size: int, files: int = 1) -> None:
+        """Have `job` done in another thread; `take` is called here with its result when it is its turn."""
+        self._batch.jobs += 1
+        self._add(_Turn(job, take), size, files)
 
-        `light`: it is little more than some calls of the operating system.
-        """
-        if self._batch.files and self._batch.light is not light:
-            self._send()
-        self._batch.light = light
-        self._batch.turns.append(_Turn(job, take))
+    def later(self, take: Callable[[], None], files: int = 0) -> None:
+        """Do something after what was given so far was taken; it holds on to so many `files`."""
+        if self._batch.turns or self._under_way:
+            self._add(_Turn(None, lambda _: take()), 0, files)
+        else:
+            take()
+
+    def _add(self, turn: _Turn, size: int, files: int) -> None:
+        self._batch.turns.append(turn)
         self._batch.files += files
         self._batch.bytes += size
         if self._batch.files >= BATCH or self._batch.bytes >= BUFFER:
             self._send()
             while len(self._under_way) > AHEAD or (self._under_way and not self._under_way[0].working.locked()):
                 self._take_oldest()
-
-    def later(self, take: Callable[[], None]) -> None:
-        """Do something after what was given so far was taken."""
-        if self._batch.turns or self._under_way:
-            self._batch.turns.append(_Turn(None, lambda _: take()))
-        else:
-            take()
 
     def take_some(self) -> bool:
         """Wait for the oldest jobs; False when there are none."""
@@ -238,10 +217,10 @@ class Window:
 
     def _send(self) -> None:
         batch, self._batch = self._batch, _Batch(self._on_bytes)
-        if batch.files:
+        if batch.jobs:
             batch.working.acquire()
         self._under_way.append(batch)
-        if batch.files:
+        if batch.jobs:
             self._crew.send(batch)
             batch.sent = True
 
