@@ -186,7 +186,13 @@ class QdrantServer:
         ):
             if answer.status_code != 200:
                 raise self._refusals.of(answer.status_code, b"".join(islice(answer.iter_raw(MAX_WORDS), 1)))
-            return receive(_kept_to(_promised_size(answer), answer.iter_raw()), target, on_bytes)
+            promised = _promised_size(answer)
+            body = _Body(_kept_to(promised, answer.iter_raw()))
+            line = answer.extensions.get("network_stream")
+            if line is None or promised is None or self._speaks_tls:
+                return receive(body.fill, target, on_bytes)
+            plain = _Plain(body, promised, line.get_extra_info("socket"), self._timeouts.stall)
+            return receive(plain.fill, target, on_bytes)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -350,3 +356,64 @@ def _kept_to(promised: int | None, chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
     if promised is not None and size != promised:
         raise QdrantError(f"Qdrant sent {size:,} of the {promised:,} bytes it announced")
+
+
+class _Body:
+    """The body of an answer as httpx gives it."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def fill(self, view: memoryview) -> int:
+        """As receiving.Fill."""
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        count = min(len(view), len(self._rest))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    @property
+    def waiting(self) -> bool:
+        """Something arrived that was not asked for yet."""
+        return bool(self._rest)
+
+
+class _Plain:
+    """The same from the socket into the caller's memory: through httpx each byte is copied three times.
+
+    Only where it is announced how much comes, in one piece and as it is. What httpx read with the head of the answer
+    is its first chunk; the connection is not used again, because httpx knows nothing of the rest.
+    """
+
+    def __init__(self, begun: _Body, size: int, line: socket.socket, silence_s: float) -> None:
+        self._begun = begun
+        self._size = size
+        self._got = 0
+        self._line = line
+        self._line.settimeout(silence_s)
+
+    def fill(self, view: memoryview) -> int:
+        """As receiving.Fill."""
+        left = self._size - self._got
+        if not self._got or self._begun.waiting:
+            count = self._begun.fill(view)
+        else:
+            count = self._read(view[:left]) if left else 0
+        self._got += count
+        return count
+
+    def _read(self, view: memoryview) -> int:
+        try:
+            count = self._line.recv_into(view)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("timed out") from error
+        except OSError as error:
+            raise httpx.ReadError(str(error)) from error
+        if not count:
+            raise httpx.RemoteProtocolError(
+                "peer closed connection without sending complete message body "
+                f"(received {self._got} bytes, expected {self._size})"
+            )
+        return count

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,19 @@ _ZEROS = bytearray(HOLE)
 """A bytearray compares with a memoryview by memcmp; two memoryviews would, byte by byte, be slow."""
 
 
-def receive(chunks: Iterable[bytes], target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
-    """All of `chunks` as the new file `target` (0400), not flushed.
+Fill = Callable[[memoryview], int]
+"""Puts what comes next at the beginning of the memory it is given and says how much; 0 at the end."""
 
-    Raises what `chunks` and `on_bytes` raise, and OSError of the destination, whichever comes first; then
+
+def receive(fill: Fill, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
+    """All that `fill` gives as the new file `target` (0400), not flushed.
+
+    Raises what `fill` and `on_bytes` raise, and OSError of the destination, whichever comes first; then
     there is no file and no thread left.
     """
     with _new_file(target) as file, _Line(file) as line:
-        for chunk in chunks:
-            line.take(chunk)
-            on_bytes(len(chunk))
+        while count := line.take(fill):
+            on_bytes(count)
         return line.finish()
 
 
@@ -114,18 +117,15 @@ class _Line:
 
     # -- in the caller's thread
 
-    def take(self, chunk: bytes) -> None:
+    def take(self, fill: Fill) -> int:
         """Waits for a free block where hashing or the disk does not keep up."""
         self._raise_failure()
-        view = memoryview(chunk)
-        while view:
-            block = self._block
-            part = view[: BLOCK - block.used]
-            block.buffer[block.used : block.used + len(part)] = part
-            block.used += len(part)
-            view = view[len(part) :]
-            if block.used == BLOCK:
-                self._pass_on()
+        block = self._block
+        count = fill(block.buffer[block.used :])
+        block.used += count
+        if block.used == BLOCK:
+            self._pass_on()
+        return count
 
     def finish(self) -> Downloaded:
         """When all is hashed and written."""

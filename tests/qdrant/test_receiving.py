@@ -20,7 +20,7 @@ import pytest
 from tests.qdrant.answers import OCTETS, nothing
 from tests.standin import ChunkedCut, CloseDelimited, Drop, Stall, StandIn
 
-from docmind_backup import direct
+from docmind_backup import direct, qdrant
 from docmind_backup.core.server import Downloaded
 from docmind_backup.errors import QdrantUnreachable
 from docmind_backup.qdrant import QdrantServer, connect
@@ -249,3 +249,36 @@ def _send_zeros(listening: socket.socket, size: int) -> None:
         connection.sendall(head % size)
         for _ in range(size // BLOCK):
             connection.sendall(bytes(BLOCK))
+
+
+# -- which way the bytes take --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("announced", "reads"), [(True, True), (False, False)])
+def test_what_is_announced_is_read_from_the_socket_itself(
+    announced: bool,
+    reads: bool,
+    standin: StandIn,
+    server: QdrantServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = list[int]()
+    read = qdrant._Plain._read
+
+    def counted(self: qdrant._Plain, view: memoryview) -> int:
+        counts.append(count := read(self, view))
+        return count
+
+    monkeypatch.setattr(qdrant._Plain, "_read", counted)
+    if announced:
+        serve(standin, NOISE)
+        name = "a.snapshot"
+    else:
+        name = serve_badly(standin, server, CloseDelimited(len(NOISE)))
+
+    got = download(server, tmp_path / "a", name)
+
+    assert got == Downloaded(len(NOISE), hashlib.sha256(NOISE).hexdigest())
+    assert (sum(counts) > len(NOISE) / 2) is reads
+    assert server.count("docs") == 0  # on another connection

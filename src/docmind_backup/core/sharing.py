@@ -80,7 +80,7 @@ def earlier_collection(backups: Sequence[Backup], name: str) -> EarlierCollectio
     return None
 
 
-def unchanged(fields: Mapping[str, Any], now: tuple[int, int, int, int, int], before_ns: int) -> bool:
+def unchanged(fields: Mapping[str, Any], now: tuple[int, ...], before_ns: int) -> bool:
     """Whether the source that an inventory line is of was not written to since.
 
     `fields`: the line; `now`: device, inode, size, mtime_ns and ctime_ns of the source. Nobody can set a ctime: it
