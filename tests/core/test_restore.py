@@ -111,8 +111,8 @@ def test_what_is_there_leaves_first_with_what_it_is() -> None:
 
     moved = steps(decided, Action.MOVE_ASIDE)
     assert {what: step.overwrites for what, step in moved.items()} == {
-        "data/uploads": "3 files, 4,321 bytes",
-        "data/storage": "1 file, 10 bytes",
+        "data/uploads": "3 files, 4.3 kB",
+        "data/storage": "1 file, 10 B",
     }
     actions = [step.action for step in decided.steps]
     assert actions.index(Action.STOP) < actions.index(Action.MOVE_ASIDE)

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, default_int_handler, signal
 from threading import Event
 
 import pytest
@@ -200,8 +200,12 @@ def test_ctrl_c_ends_the_waiting_for_a_silent_server(
     at: int, standin: StandIn, server: QdrantServer, tmp_path: Path
 ) -> None:
     name = serve_badly(standin, server, Stall(at, Struck()))
-    with pytest.raises(KeyboardInterrupt):
-        download(server, tmp_path / "a", name)
+    before = signal(SIGINT, default_int_handler)  # in the background a shell switches it off
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            download(server, tmp_path / "a", name)
+    finally:
+        signal(SIGINT, before)
     assert not list(tmp_path.iterdir())
 
 

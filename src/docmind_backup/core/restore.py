@@ -288,7 +288,7 @@ def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Ite
         yield f"the last verification found damage in {backup.id}: `docmind-backup verify {backup.id}` names it"
     for one in space:
         if one.needed > one.free:
-            yield f"{size(one.needed)} are needed at {one.path}, {size(one.free)} are free"
+            yield f"{one.needed:,} bytes are needed at {one.path}, {one.free:,} are free"
     for source, place in pairs:
         if place and place.seen.problem:
             yield f"{place.seen.source.path} (for {source.stored}): {place.seen.problem}"
