@@ -16,7 +16,7 @@ from typing import NamedTuple
 from docmind_backup.copying import ATTEMPTS, BUFFER, Copier, Replaced, SourceError, open_source, reading
 from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, LinkEntry, Omission, Reason, Source
 from docmind_backup.core.sharing import Held
-from docmind_backup.crew import Crew, Window
+from docmind_backup.crew import LIGHT, Crew, Window
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
 from docmind_backup.readlock import Patience
@@ -27,8 +27,6 @@ __all__ = ["Captured", "capture"]
 
 MAX_OPEN = 64
 """Levels of folders held open; those further up are opened again on the way back."""
-LIGHT = 16 * 1024
-"""Bytes of a file up to which it is copied at once: handed to another thread, both would wait for each other."""
 RUN_FILES = 64
 """Files of one folder that are stored together at most."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -138,7 +136,7 @@ class _Run:
 
     files: list[_File] = field(default_factory=list[_File])
     light: bool = False
-    """They are stored without another thread's help."""
+    """Storing each of them is: it is shared, or small."""
     bytes: int = 0
     """To be copied."""
 
@@ -275,11 +273,7 @@ class _Tree:
             return
         folder.users += 1
         take = partial(self._take, folder, run.files)
-        if run.light:
-            stored = job(self._staging.copier)
-            self._window.later(lambda: take(lambda: stored), len(run.files))
-        else:
-            self._window.give(job, take, run.bytes, len(run.files))
+        self._window.give(job, take, run.bytes, len(run.files), light=run.light)
 
     def _take(self, folder: _Folder, files: Sequence[_File], result: Callable[[], _Outcomes]) -> None:
         try:

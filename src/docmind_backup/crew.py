@@ -16,6 +16,8 @@ from docmind_backup.core.model import Event, OnEvent
 
 MOST = 4
 """Threads at most, and one more than there are cores: while one waits for the disk, the others hash."""
+LIGHT = 16 * 1024
+"""Bytes of a file up to which reading it is light."""
 BATCH = 32
 """Files handed over at once at most: handing over costs as much as linking one."""
 AHEAD = 32
@@ -166,11 +168,19 @@ class Window:
     def __init__(self, crew: Crew, on_bytes: Callable[[int], None]) -> None:
         self._crew = crew
         self._on_bytes = on_bytes
+        self._copier = Copier(on_bytes)
         self._batch = _Batch(on_bytes)
         self._under_way: deque[_Batch] = deque()
 
-    def give(self, job: Job, take: Callable[[Result], None], size: int, files: int = 1) -> None:
-        """Have `job` done in another thread; `take` is called here with its result when it is its turn."""
+    def give(self, job: Job, take: Callable[[Result], None], size: int, files: int = 1, *, light: bool = False) -> None:
+        """Have `job` done in another thread; `take` is called here with its result when it is its turn.
+
+        A `light` one is done here and now: handed over, both threads would only wait for each other.
+        """
+        if light:
+            value = job(self._copier)
+            self.later(lambda: take(lambda: value), files)
+            return
         self._batch.jobs += 1
         self._add(_Turn(job, take), size, files)
 

@@ -38,7 +38,7 @@ from docmind_backup.core.verifier import (
     Verification,
     compare,
 )
-from docmind_backup.crew import Crew, Stopped, Teller, Window
+from docmind_backup.crew import LIGHT, Crew, Stopped, Teller, Window
 from docmind_backup.errors import BackupError
 
 LARGE = 32 * 1024 * 1024
@@ -339,10 +339,12 @@ class _Check:
             self._window.later(lambda: self._judge(entry, self._seen(large.take(entry.path))))
             return
         hashed = isinstance(entry, FileEntry) and self._chooses(entry)
+        size = entry.size if hashed and isinstance(entry, FileEntry) else 0
         self._window.give(
             partial(self._look, entry.path, hashed=hashed),
             lambda result: self._judge(entry, self._seen(result())),
-            max(0, entry.size) if hashed and isinstance(entry, FileEntry) else 0,
+            max(0, size),
+            light=0 <= size <= LIGHT,
         )
 
     def _expect(self, path: str) -> None:
@@ -362,7 +364,7 @@ class _Check:
         return True
 
     def _look(self, path: str, copier: Copier, *, hashed: bool = True) -> Observed | Unreadable | None:
-        """In a thread of the crew."""
+        """From several threads."""
         in_time = hashed and not self._portion.late()
         return _observe(self._directory, path, copier, self._known, hashed=in_time)
 
