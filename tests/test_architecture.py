@@ -24,7 +24,7 @@ SEAMS = {
     "rich": {"render"},
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
-    "dotenv": {"settings"},
+    "dotenv": {"settings", "whereabouts"},
     "httpx": {"qdrant"},
     "httpcore": {"qdrant"},
     "qdrant_client": {"qdrant", "sample"},
@@ -34,24 +34,25 @@ SEAMS = {
 LAZY = {"qdrant_client"}
 """Imported inside functions only: over a second of numpy and grpc."""
 
-START_UP = {"settings", "compose", "operations", "rounds", "render", "documents", "demo", "qdrant", "sample"}
+START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents operations render rounds verify",
+    "cli": "__init__ core errors compose demo documents looking operations render rounds verify",
     "render": "core catalog operations",
     "documents": "core catalog operations",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
-    "compose": "core errors catalog events operations qdrant settings whereabouts",
+    "compose": "core errors catalog events looking operations qdrant settings whereabouts",
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger scan",
-    "rounds": "core errors catalog operations sharing verify",
+    "operations": "core errors catalog events executor ledger looking scan",
+    "rounds": "core errors catalog looking sharing verify",
+    "looking": "core errors catalog",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
     "scan": "core errors embedded",
     "verify": "core errors catalog copying crew snapshot_tar",

@@ -362,7 +362,7 @@ def test_secrets_are_masked_wherever_settings_are_shown(cli: Cli, project: Path,
 def test_a_wrong_value_is_not_repeated_in_the_message(cli: Cli, project: Path, variables: Set) -> None:
     variables(DOCMIND_DATABASE__QDRANT_TIMEOUT=SECRET, DOCMIND_DATABASE__QDRANT_API_KEY=SECRET)
 
-    done = cli("show", "-C", project)
+    done = cli("create", "-C", project, "--dry-run")
 
     assert done.code == 2
     assert SECRET not in done.out + done.err

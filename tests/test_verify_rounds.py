@@ -20,14 +20,13 @@ from tests.conftest import Cli, Result
 
 from docmind_backup import verify as verifying
 from docmind_backup.catalog import Catalog
-from docmind_backup.compose import compose
 from docmind_backup.copying import Copier
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Event, FileEntry, RunStarted, Seal
 from docmind_backup.core.verifier import Observed, Unread, Verification, parse_budget, parse_percent, urgency
 from docmind_backup.crew import Crew
 from docmind_backup.errors import UsageError
-from docmind_backup.operations import Job
+from docmind_backup.looking import Look
 from docmind_backup.rounds import Extent, Verifier
 from docmind_backup.verify import Known
 
@@ -65,10 +64,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @contextmanager
-def at(backup: Path, now: datetime, *, ticks: Callable[[], float] = lambda: 0.0) -> Iterator[Job]:
+def at(backup: Path, now: datetime, *, ticks: Callable[[], float] = lambda: 0.0) -> Iterator[Look]:
     """The catalog that `backup` lies in, on that day."""
-    with compose(backup.parent.parent, {"root": backup.parent}, warn=lambda _: None) as run:
-        yield replace(run.job, clock=lambda: now, ticks=ticks)
+    yield Look(Catalog(backup.parent), clock=lambda: now, ticks=ticks)
 
 
 def run(backup: Path, extent: Extent, now: datetime = START, **more: Any) -> Verification:

@@ -30,6 +30,9 @@ FILES = st.sampled_from(
         (),
         (".env", "DOCMIND_DATA_DIR=elsewhere"),
         (".env", "docmind_backup_root = there"),
+        (".env", 'export DOCMIND_BACKUP_ROOT="quoted # there"  # and why\nDOCMIND_BACKUP_KEEP_LAST=3'),
+        (".env", "HERE=/here\nDOCMIND_DATA_DIR=${HERE}/d\nDOCMIND_DATA_DIR=${HERE}/later"),
+        (".env", "DOCMIND_DATA_DIR=\nnot a line"),
         (".env", "DOCMIND_CONFIG__DOTENV_PRIORITY=dotenv_first"),
         (".env", "DOCMIND_LOG_FILE=a.log"),
         ("docmind-backup.toml", 'root = "from-toml"'),
@@ -87,27 +90,46 @@ def test_it_finds_what_is_plain(
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("text", "root"),
     [
-        (".env", "docmind_data_dir=x"),
-        (".env", "X=1\nDOCMIND_BACKUP_KEEP_LAST=3"),
-        ("docmind-backup.toml", ""),
-        ("pyproject.toml", "[tool.docmind-backup]"),
-        (".env", "#" * (1 << 20) + "\nDOCMIND_DATA_DIR=x"),
+        ("DOCMIND_DATA_DIR=./d", "d/backups"),
+        ("docmind_backup_root='r # s'", "r # s"),
+        ("DOCMIND_BACKUP_KEEP_LAST=3", "data/backups"),
+        ("DOCMIND_DATA_DIR=d\nDOCMIND_BACKUP_ROOT=r", "r"),
     ],
 )
-def test_it_says_nothing_where_a_file_has_a_word_to_say(tmp_path: Path, name: str, text: str) -> None:
+def test_it_reads_dotenv_and_the_environment_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, root: str
+) -> None:
+    (tmp_path / ".env").write_text(text)
+
+    assert catalog_root(tmp_path, None) == tmp_path / root
+
+    monkeypatch.setenv("DOCMIND_BACKUP_ROOT", "of-the-environment")
+    assert catalog_root(tmp_path, None) == tmp_path / "of-the-environment"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".env", "DOCMIND_CONFIG__DOTENV_PRIORITY=dotenv_first"),
+        (".env", "#" * (1 << 20) + "\nDOCMIND_DATA_DIR=x"),
+        (".env", "\udcff"),
+        ("docmind-backup.toml", ""),
+        ("pyproject.toml", "[tool.docmind-backup]"),
+    ],
+)
+def test_it_says_nothing_where_only_the_settings_can_tell(tmp_path: Path, name: str, text: str) -> None:
     assert catalog_root(tmp_path, None)
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
 
     assert catalog_root(tmp_path, None) is None
 
 
-@pytest.mark.parametrize("name", ["DOCMIND_BACKUP_KEEP_LAST", "docmind_backup_lock_wait", "DOCMIND_CONFIG__X"])
-def test_it_says_nothing_where_a_variable_has_a_word_to_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_it_says_nothing_where_docmind_reads_its_variables_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("docmind_config__env_mask_keys", "DOCMIND_DATA_DIR")
 
     assert catalog_root(tmp_path, None) is None
 

@@ -29,6 +29,7 @@ from docmind_backup.errors import BackupError, Interrupted
 if TYPE_CHECKING:
     from docmind_backup.compose import Run
     from docmind_backup.core.verifier import Unread, Verification
+    from docmind_backup.looking import Look
     from docmind_backup.render import Face
     from docmind_backup.rounds import Verifier
 
@@ -110,8 +111,8 @@ def _complete_ids(ctx: typer.Context, incomplete: str) -> list[str]:
         from docmind_backup.compose import look
 
         flags = {"root": _absolute(ctx.params.get("dest"))}
-        catalog = look(Path(ctx.params.get("project") or "."), flags, warn=lambda _: None)
-        return [name for name in ("latest", *catalog.ids()) if name.startswith(incomplete)]
+        seen = look(Path(ctx.params.get("project") or "."), flags, warn=lambda _: None)
+        return [name for name in ("latest", *seen.catalog.ids()) if name.startswith(incomplete)]
     except Exception:
         return []
 
@@ -417,13 +418,13 @@ def list_(
     quiet: Quiet = False,
 ) -> None:
     """Show the backups, newest first, with what they hold and lack."""
-    from docmind_backup.compose import look, now
+    from docmind_backup.compose import look
 
     def warn(text: str) -> None:
         _face(project, dest).warn(text)
 
-    catalog = look(project, {"root": _absolute(dest)}, warn=warn)
-    items = catalog.items(brief=True)
+    seen = look(project, {"root": _absolute(dest)}, warn=warn)
+    items = seen.catalog.items(brief=True)
     if as_json:
         from docmind_backup import documents
 
@@ -432,7 +433,7 @@ def list_(
         from docmind_backup import render
 
         face = _face(project, dest, quiet=quiet)
-        render.listing(face, items, catalog.root, now(), everything=everything)
+        render.listing(face, items, seen.catalog.root, seen.clock(), everything=everything)
 
 
 @app.command("show", rich_help_panel=LOOK)
@@ -444,16 +445,17 @@ def show(
     quiet: Quiet = False,
 ) -> None:
     """Show everything one backup says of itself."""
-    from docmind_backup import documents, operations, render
+    from docmind_backup import documents, looking, render
+    from docmind_backup.compose import look
 
     face = _face(project, dest, quiet=quiet or as_json)
-    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
-        _warn_of_broken(run, face, backup)
-        found = operations.show(run.job, backup)
-        if as_json:
-            _print_json(documents.backup(found, whole=True))
-        else:
-            render.show(face, found, run.job.clock())
+    seen = look(project, {"root": _absolute(dest)}, warn=face.warn)
+    _warn_of_broken(seen, face, backup)
+    found = looking.show(seen, backup)
+    if as_json:
+        _print_json(documents.backup(found, whole=True))
+    else:
+        render.show(face, found, seen.clock())
 
 
 @app.command("verify", rich_help_panel=LOOK)
@@ -477,32 +479,31 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
-    from docmind_backup import documents, operations, render, rounds
+    from docmind_backup import documents, looking, render, rounds
+    from docmind_backup.compose import look
 
     extent = rounds.parse_extent(quick=quick, sample=sample, max_age=max_age, time_budget=time_budget)
     face = _face(project, dest, quiet=quiet or as_json)
-    with _compose(project, {"root": _absolute(dest)}, warn=face.warn) as run:
-        if everything:
-            directories = operations.find_all(run.job)
-        else:
-            directories = tuple(
-                found for one in backup or ["latest"] for found in operations.find_to_verify(run.job, one)
-            )
-        verifier = rounds.Verifier(run.job, directories, extent)
-        results, failed = _verify_each(verifier, face, as_json=as_json)
-        if as_json and (results or not failed):
-            _print_json([documents.verification(found) for found in results])
-        elif results:
-            render.verified_next(face, results)
-        codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
-        raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
+    seen = look(project, {"root": _absolute(dest)}, warn=face.warn)
+    if everything:
+        directories = looking.find_all(seen)
+    else:
+        directories = tuple(found for one in backup or ["latest"] for found in looking.find_to_verify(seen, one))
+    verifier = rounds.Verifier(seen, directories, extent)
+    results, failed = _verify_each(verifier, face, as_json=as_json)
+    if as_json and (results or not failed):
+        _print_json([documents.verification(found) for found in results])
+    elif results:
+        render.verified_next(face, results)
+    codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
+    raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
 
 
-def _warn_of_broken(run: Run, face: Face, backup: str) -> None:
+def _warn_of_broken(look: Look, face: Face, backup: str) -> None:
     """`latest` is not the newest folder when that one is broken: say so."""
-    from docmind_backup import operations
+    from docmind_backup.looking import broken_newer
 
-    for directory in operations.broken_newer(run.job) if backup == "latest" else ():
+    for directory in broken_newer(look) if backup == "latest" else ():
         face.warn(f"{directory.name} is newer and broken: docmind-backup verify {directory}")
 
 
@@ -569,7 +570,7 @@ def restore_plan(
     with _compose(
         project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
     ) as run:
-        _warn_of_broken(run, face, backup)
+        _warn_of_broken(run.job.look, face, backup)
         plan = operations.restore_plan(run.job, backup)
         if as_json:
             _print_json(documents.restore_plan(plan))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from docmind_backup.catalog import EVENTS, Catalog
 from docmind_backup.core.parts import Part
 from docmind_backup.errors import QdrantRefused, UsageError
+from docmind_backup.looking import Look
 from docmind_backup.whereabouts import catalog_root
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class Run:
     settings: Settings
 
 
-def look(project: Path, flags: Mapping[str, Any], *, warn: Callable[[str], None]) -> Catalog:
-    """Only the catalog: for `list` and completion, which have no use for what makes and checks backups."""
+def look(project: Path, flags: Mapping[str, Any], *, warn: Callable[[str], None]) -> Look:
+    """Only the catalog: for what has no use for what makes backups, and starts the quicker."""
     root = catalog_root(project, flags.get("root"))
-    return Catalog(root or _loaded(project, flags, warn=warn).root)
+    return Look(Catalog(root or _loaded(project, flags, warn=warn).root), now)
 
 
 def _loaded(project: Path, flags: Mapping[str, Any], *, warn: Callable[[str], None], **more: Any) -> Settings:

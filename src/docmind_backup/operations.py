@@ -5,29 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
-from pathlib import Path
 from threading import Event
 
-from docmind_backup import catalog as catalogs
 from docmind_backup import scan as scanning
 from docmind_backup.catalog import STATE, Catalog
-from docmind_backup.core import format as fmt
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
-from docmind_backup.core.model import Backup, BrokenBackup, OnEvent, Part, Reason, Seen, ignore
+from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
 from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import (
     BackupError,
-    DamageFound,
-    FormatTooNew,
     NoSuchBackup,
     QdrantError,
     SourceMissing,
@@ -35,6 +29,7 @@ from docmind_backup.errors import (
 from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
 from docmind_backup.ledger import Candidate, Ledger, clean_up
+from docmind_backup.looking import Look, beside, show
 
 Server = CollectionServer | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
@@ -53,11 +48,13 @@ class Job:
     zone: tzinfo
     """Local time, for the retention's days and weeks."""
     events: EventLog
-    ticks: Callable[[], float] = time.monotonic
-    """Seconds that no clock change touches, for deadlines."""
     lock_wait_s: float = 0
     busy_wait_s: float = 5
     min_free: int = 64 * 1024 * 1024
+
+    @property
+    def look(self) -> Look:
+        return Look(self.catalog, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,40 +294,13 @@ def _prune(job: Job) -> Pruned:
     return Pruned(verdicts, tuple(removed), tuple(refused), others)
 
 
-# -- look ----------------------------------------------------------------------------------------
-
-
-def show(job: Job, text: str) -> Backup:
-    """One backup by `latest`, id, prefix or path."""
-    directory = job.catalog.find(text, now=job.clock())
-    return _read(directory, job)
-
-
-def beside(job: Job, directory: Path) -> Catalog:
-    """The catalog that `directory` lies in: where it is held, sealed and pruned."""
-    return job.catalog if directory.parent == job.catalog.root else Catalog(directory.parent)
-
-
-def _read(directory: Path, job: Job) -> Backup:
-    try:
-        return beside(job, directory).read(directory)
-    except FormatTooNew:
-        raise
-    except FileNotFoundError as error:
-        raise NoSuchBackup(
-            f"{directory} was not made by this tool: it has no {fmt.RECORD}",
-            hint="`docmind-backup list` shows what is there",
-        ) from error
-    except (ValueError, OSError) as error:
-        raise DamageFound(
-            f"the record of {directory} cannot be used: {error}", hint=f"docmind-backup verify {directory}"
-        ) from error
+# -- keep ----------------------------------------------------------------------------------------
 
 
 def hold(job: Job, text: str, reason: str) -> Backup:
     """Keep a backup, whatever the retention rules say, until `release`."""
-    backup = show(job, text)
-    catalog = beside(job, backup.directory)
+    backup = show(job.look, text)
+    catalog = beside(job.look, backup.directory)
     with catalog.lock(job.lock_wait_s):
         catalog.hold(catalog.read(backup.directory), reason)
     return replace(backup, held=reason)
@@ -338,46 +308,8 @@ def hold(job: Job, text: str, reason: str) -> Backup:
 
 def release(job: Job, text: str) -> tuple[Backup, bool]:
     """Undo `hold`; False when it was not held."""
-    backup = show(job, text)
-    return backup, beside(job, backup.directory).release(backup)
-
-
-# -- what to verify -----------------------------------------------------------------------------
-
-
-def find_all(job: Job) -> tuple[Path, ...]:
-    """Every directory in the catalog that claims to be a backup of ours, newest first."""
-    found = tuple(i.directory for i in job.catalog.items() if isinstance(i, Backup | BrokenBackup))
-    if not found:
-        raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
-    return found
-
-
-def find_to_verify(job: Job, text: str) -> tuple[Path, ...]:
-    """What `verify TEXT` looks at; of `latest`: each newer folder whose record is broken, too."""
-    if text != "latest":
-        return (job.catalog.find(text, now=job.clock()),)
-    broken = broken_newer(job)
-    try:
-        return (*broken, job.catalog.find("latest", now=job.clock()))
-    except NoSuchBackup:
-        if broken:
-            return broken
-        raise
-
-
-def broken_newer(job: Job) -> tuple[Path, ...]:
-    """Folders that are called a backup, newer by their name than the newest usable one, and cannot be read."""
-    items = job.catalog.items()
-    newest = max((_made_at(item.directory) for item in items if isinstance(item, Backup)), default="")
-    found = (item.directory for item in items if isinstance(item, BrokenBackup) and not item.too_new)
-    return tuple(directory for directory in found if _made_at(directory) >= newest)
-
-
-def _made_at(directory: Path) -> str:
-    """`YYYYMMDD_HHMMSS`, from the name: all that a broken record leaves."""
-    match = catalogs.NAME.match(directory.name)
-    return match["id"][:15] if match else ""
+    backup = show(job.look, text)
+    return backup, beside(job.look, backup.directory).release(backup)
 
 
 # -- restore -------------------------------------------------------------------------------------
@@ -385,7 +317,7 @@ def _made_at(directory: Path) -> str:
 
 def restore_plan(job: Job, text: str) -> RestorePlan:
     """What a restore of the backup to this environment would do; nothing is touched."""
-    backup = show(job, text)
+    backup = show(job.look, text)
     return plan_restore(backup, _target(job, backup))
 
 

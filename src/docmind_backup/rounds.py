@@ -28,7 +28,7 @@ from docmind_backup.core.verifier import (
     urgency,
 )
 from docmind_backup.errors import BackupError, UsageError
-from docmind_backup.operations import Job, beside
+from docmind_backup.looking import Look, beside
 from docmind_backup.verify import Known, Portion
 
 T = TypeVar("T")
@@ -84,11 +84,11 @@ def _parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | Non
 class Verifier:
     """One run over some backups, to be verified in `order`."""
 
-    def __init__(self, job: Job, directories: Sequence[Path], extent: Extent) -> None:
-        self._job = job
+    def __init__(self, look: Look, directories: Sequence[Path], extent: Extent) -> None:
+        self._look = look
         self._extent = extent
         self._known = Known()
-        self._deadline = job.ticks() + extent.budget.total_seconds() if extent.budget else math.inf
+        self._deadline = look.ticks() + extent.budget.total_seconds() if extent.budget else math.inf
         self._share: int | None = None
         """Bytes that are still to be covered in this run; None: no share was asked for."""
         self.order = tuple(directories)
@@ -96,7 +96,7 @@ class Verifier:
             self._choose()
 
     def _choose(self) -> None:
-        found = {directory: _found(self._job, directory) for directory in self.order}
+        found = {directory: _found(self._look, directory) for directory in self.order}
         seals = {directory: backup.seal if backup else None for directory, backup in found.items()}
         self.order = tuple(sorted(self.order, key=lambda directory: urgency(seals[directory])))
         if self._extent.percent is not None:
@@ -108,12 +108,12 @@ class Verifier:
 
         Raises FormatTooNew and CannotCheck.
         """
-        backup = _found(self._job, directory)
+        backup = _found(self._look, directory)
         if self._late():
             return _unread(directory, backup, Why.NO_TIME)
         if backup and self._is_fresh(backup):
             return _unread(directory, backup, Why.FRESH)
-        started = self._job.clock()
+        started = self._look.clock()
         digest = _record_digest(directory)  # before the check: a record replaced meanwhile is not sealed
         seal = backup.seal if backup else None
         under_way = self._under_way(directory, seal)
@@ -131,14 +131,14 @@ class Verifier:
         return self._sealed(found, digest, seal_after(found, digest, before=seal, under_way=under_way, now=started))
 
     def _late(self) -> bool:
-        return self._job.ticks() >= self._deadline
+        return self._look.ticks() >= self._deadline
 
     def _is_fresh(self, backup: Backup) -> bool:
         """Read wholly and found intact not long ago, and no stored file looks otherwise now."""
         seal, most = backup.seal, self._extent.max_age
         if most is None or seal is None or not (seal.intact and seal.verified_at and seal.fingerprint):
             return False
-        age = self._job.clock() - seal.verified_at
+        age = self._look.clock() - seal.verified_at
         return timedelta() <= age <= most and verifying.fingerprint(backup.directory) == seal.fingerprint
 
     def _under_way(self, directory: Path, seal: Seal | None) -> Round | None:
@@ -157,14 +157,14 @@ class Verifier:
     def _sealed(self, found: Verification, digest: str, seal: Seal | None) -> Verification:
         if not digest or seal is None:
             return found
-        also = tuple(b.id for b in _also_damaged(self._job, found, seal))
-        return replace(found, remembered=_remember(self._job, found.directory, seal), also_damaged=also)
+        also = tuple(b.id for b in _also_damaged(self._look, found, seal))
+        return replace(found, remembered=_remember(self._look, found.directory, seal), also_damaged=also)
 
 
-def _found(job: Job, directory: Path) -> Backup | None:
+def _found(look: Look, directory: Path) -> Backup | None:
     """None when its record cannot be used: verifying it says why."""
     try:
-        return beside(job, directory).read(directory)
+        return beside(look, directory).read(directory)
     except (BackupError, ValueError, OSError):
         return None
 
@@ -186,14 +186,14 @@ def _in_round(found: Verification, seal: Seal | None, under_way: Round | None, s
     )
 
 
-def _also_damaged(job: Job, found: Verification, seal: Seal) -> tuple[Backup, ...]:
+def _also_damaged(look: Look, found: Verification, seal: Seal) -> tuple[Backup, ...]:
     """The backups that share an altered file: damaged as well, and remembered as such."""
     altered = [f.path for f in found.findings if isinstance(f, Altered) and f.path not in fmt.OWN_FILES]
     if not altered:
         return ()
-    also = sharing.sharers(found.directory, altered, beside(job, found.directory).backups())
+    also = sharing.sharers(found.directory, altered, beside(look, found.directory).backups())
     for backup in also:
-        _remember(job, backup.directory, replace(seal, record_sha256=_record_digest(backup.directory)))
+        _remember(look, backup.directory, replace(seal, record_sha256=_record_digest(backup.directory)))
     return also
 
 
@@ -205,8 +205,8 @@ def _record_digest(directory: Path) -> str:
         return ""
 
 
-def _remember(job: Job, directory: Path, seal: Seal) -> bool:
+def _remember(look: Look, directory: Path, seal: Seal) -> bool:
     root = directory.parent
-    if root != job.catalog.root and not os.path.isdir(root / STATE):
+    if root != look.catalog.root and not os.path.isdir(root / STATE):
         return False
     return Catalog(root).remember(directory, seal)

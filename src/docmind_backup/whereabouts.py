@@ -1,4 +1,4 @@
-"""Find the catalog without loading every setting, for `list` and completion. Says nothing where it is not that simple.
+"""Find the catalog without loading every setting, for what only looks. Says nothing where it is not that simple.
 
 `settings.load` has the last word, and takes several times as long as all else that a completion does.
 """
@@ -6,45 +6,64 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-ROOT, DATA_DIR = "DOCMIND_BACKUP_ROOT", "DOCMIND_DATA_DIR"
-OWN, SWITCHES = "DOCMIND_BACKUP_", "DOCMIND_CONFIG__"
-SETTINGS, FILES = "docmind-backup.toml", (".env", "pyproject.toml")
-"""Where else it could be said: anywhere in the first, and in the others by one of these words."""
-WORDS = ("docmind_backup", "docmind-backup", "docmind_data_dir", "docmind_config")
+ROOT, DATA_DIR, SWITCHES = "DOCMIND_BACKUP_ROOT", "DOCMIND_DATA_DIR", "DOCMIND_CONFIG__"
+TOML, SHARED_TOML = "docmind-backup.toml", "pyproject.toml"
 LIMIT = 1 << 20
-"""Characters of such a file that are looked through."""
+"""Characters of a file that are looked through."""
 
 
 def catalog_root(project: Path, given: Path | None) -> Path | None:
-    """The root that `settings.load` would find, from `--dest` and the environment; None: ask it.
+    """The root that `settings.load` would find, from `--dest`, the environment and `.env`; None: ask it.
 
-    It is asked as soon as a file has a word to say, a variable is ours that is not the root, or DocMind is told to
-    read its variables in another way.
+    It is asked as soon as a TOML file is ours, DocMind is told to read its variables in another way, or a file cannot
+    be read.
     """
     project = Path(os.path.abspath(project))
-    said = {name.upper(): text for name, text in os.environ.items() if text}
-    ours = {name for name in said if name.startswith((OWN, SWITCHES))}
-    if ours - {ROOT} or not os.path.isdir(project) or os.path.lexists(project / SETTINGS):
+    if not os.path.isdir(project) or os.path.lexists(project / TOML):
         return None
-    if any(_has_a_word(project / name) for name in FILES):
+    try:
+        if "docmind-backup" in _text(project / SHARED_TOML):
+            return None
+        said = {**_variables(_dotenv(project / ".env")), **_variables(os.environ)}
+    except (OSError, ValueError):
+        return None
+    if any(name.startswith(SWITCHES) for name in said):
         return None
     root = given or said.get(ROOT)
     return _below(project, root) if root else _below(project, said.get(DATA_DIR, "data")) / "backups"
+
+
+def _variables(values: Mapping[str, str | None]) -> dict[str, str]:
+    return {name.upper(): text for name, text in values.items() if text}
+
+
+def _dotenv(path: Path) -> Mapping[str, str | None]:
+    """With the parser that the settings are read with, if it has a word to say."""
+    text = _text(path)
+    if not any(word in text for word in ("docmind_backup_root", "docmind_data_dir", "docmind_config")):
+        return {}
+    import logging
+
+    from dotenv import dotenv_values
+
+    logging.getLogger("dotenv.main").disabled = True  # what it cannot read, `settings` says
+    return dotenv_values(path, encoding="utf-8")
 
 
 def _below(project: Path, path: Path | str) -> Path:
     return Path(os.path.normpath(project / Path(path).expanduser()))
 
 
-def _has_a_word(path: Path) -> bool:
-    """True as well when that cannot be told."""
+def _text(path: Path) -> str:
+    """In small letters; empty where there is none. OSError, or ValueError for what is no text or too long a one."""
     try:
         with path.open("rb") as file:
             text = file.read(LIMIT + 1).decode().lower()
     except FileNotFoundError:
-        return False
-    except (OSError, UnicodeDecodeError):
-        return True
-    return len(text) > LIMIT or any(word in text for word in WORDS)
+        return ""
+    if len(text) > LIMIT:
+        raise ValueError("too long")
+    return text
