@@ -203,8 +203,13 @@ class Face:
         self.out.file.write("".join(f"{line}\n" for line in lines))
 
     def table(self, table: Table) -> None:
-        """Part of the answer."""
-        self.out.print(table)
+        """Part of the answer; elsewhere than on a terminal without the spaces that fill up its lines."""
+        if self.out.is_terminal:
+            self.out.print(table)
+            return
+        with self.out.capture() as printed:
+            self.out.print(table)
+        self.lines(line.rstrip() for line in printed.get().splitlines())
 
     @contextmanager
     def progress(self, doing: str = "") -> Iterator[Reporter]:
