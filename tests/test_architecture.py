@@ -57,7 +57,7 @@ ALLOWED = {
     "scan": "core errors embedded",
     "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
-    "capture": "core copying crew databases embedded readlock sharing staging",
+    "capture": "core copying crew databases embedded folders readlock sharing staging",
     "briefs": "__init__ core durable",
     "catalog": "core errors briefs durable",
     "collection": "core errors durable ledger sharing",
@@ -74,7 +74,8 @@ ALLOWED = {
     "receiving": "core direct",
     "records": "__init__ core durable",
     "sample": "",
-    "sharing": "core catalog",
+    "sharing": "core catalog folders",
+    "folders": "",
     "snapshot_tar": "",
     "staging": "core copying readlock sharing",
     # pure

@@ -126,6 +126,13 @@ def test_it_says_nothing_where_only_the_settings_can_tell(tmp_path: Path, name: 
     assert catalog_root(tmp_path, None) is None
 
 
+@pytest.mark.parametrize("name", [".env", "pyproject.toml"])
+def test_it_does_not_wait_for_a_pipe(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+
+    assert catalog_root(tmp_path, None) is None
+
+
 def test_it_says_nothing_where_docmind_reads_its_variables_in_another_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

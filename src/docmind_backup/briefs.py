@@ -43,12 +43,11 @@ class Briefs:
         return fmt.read_brief(fields)
 
     def save(self) -> None:
-        """Best effort: what was read now, and nothing of backups that are gone."""
+        """Best effort: what was read now, and nothing of backups that are gone. Only where something is remembered."""
         if self._new < WORTH:
             return
         body = json.dumps(self._seen, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
             durable.replace(self._path, _digest(body) + b"\n" + body)
 
 

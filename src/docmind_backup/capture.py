@@ -19,6 +19,7 @@ from docmind_backup.core.sharing import Held
 from docmind_backup.crew import LIGHT, Crew, Window
 from docmind_backup.databases import capture_duckdb, capture_sqlite
 from docmind_backup.embedded import capture_embedded
+from docmind_backup.folders import FOLDER_FLAGS, descend
 from docmind_backup.readlock import Patience
 from docmind_backup.sharing import Sharing, Shelf
 from docmind_backup.staging import Captured, Staging, omission, printable
@@ -29,7 +30,6 @@ MAX_OPEN = 64
 """Levels of folders held open; those further up are opened again on the way back."""
 RUN_FILES = 64
 """Files of one folder that are stored together at most."""
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def capture(
@@ -385,12 +385,12 @@ class _Tree:
         root = self._root
         assert root
         try:
-            folder.source = _descend(root.source, names, _enter_source)
+            folder.source = descend(root.source, names, _enter_source)
         except SourceError as miss:
             moved = SourceError(Reason.CHANGING, f"it was moved while it was read: {miss.detail}")
             self._omit(omission(self._source, moved, folder.path))
             return False
-        folder.stored = _descend(root.stored, names, _enter_stored)
+        folder.stored = descend(root.stored, names)
         return True
 
     def _look_for_mount(self, path: str, device: int) -> None:
@@ -449,21 +449,5 @@ def _leaves(path: str, target: str) -> bool:
     return landed == ".." or landed.startswith(("/", "../"))
 
 
-def _descend(top: int, names: list[str], enter: Callable[[str, int], int]) -> int:
-    """A descriptor of the folder that lies `names` below `top`."""
-    fd = os.dup(top)
-    for name in names:
-        above = fd
-        try:
-            fd = enter(name, above)
-        finally:
-            os.close(above)
-    return fd
-
-
 def _enter_source(name: str, above: int) -> int:
     return open_source(name, above, flags=os.O_DIRECTORY)
-
-
-def _enter_stored(name: str, above: int) -> int:
-    return os.open(name, FOLDER_FLAGS, dir_fd=above)

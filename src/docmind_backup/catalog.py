@@ -179,6 +179,13 @@ class Catalog:
         except (OSError, ValueError):
             return None
 
+    def is_damaged(self, backup: Backup) -> bool:
+        """What is known of it by now."""
+        try:
+            return self.read(backup.directory).damaged
+        except (OSError, ValueError, FormatTooNew):
+            return True
+
     def _hold(self, directory: Path) -> str | None:
         try:
             return str(json.loads(read_limited(self._state("holds", directory)))["reason"])

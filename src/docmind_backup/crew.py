@@ -67,13 +67,14 @@ def beside(work: Callable[[], None], teller: Teller) -> Iterator[None]:
             teller.failed(error)
 
     thread = threading.Thread(target=run, name="files")
-    thread.start()
     try:
+        thread.start()
         yield
         thread.join()
     except BaseException as error:
         teller.failed(error)
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         raise
     if teller.failure:
         raise teller.failure
@@ -119,6 +120,7 @@ class Crew:
         self._size = size or min(MOST, 1 + (os.cpu_count() or 1))
         self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._local = threading.local()
         self.stopped = False
 
     def __enter__(self) -> Crew:
@@ -136,22 +138,50 @@ class Crew:
         return Window(self, on_bytes)
 
     def send(self, batch: _Batch) -> None:
+        """To the threads; where there can be none, it is done at once."""
         if not self._threads:
-            self._threads += [threading.Thread(target=self._work, name="crew", daemon=True) for _ in range(self._size)]
-            for thread in self._threads:
+            self._start()
+        if self._threads:
+            self._queue.put(batch)
+        else:
+            self._do(batch)
+
+    def _start(self) -> None:
+        """As many as can be had."""
+        for _ in range(self._size):
+            thread = threading.Thread(target=self._work, name="crew", daemon=True)
+            try:
                 thread.start()
-        self._queue.put(batch)
+            except RuntimeError:
+                return
+            self._threads.append(thread)
 
     def _work(self) -> None:
-        copier = Copier(lambda _: None)
         while (batch := self._queue.get()) is not None:
-            copier.on_bytes = self._unless_stopped(batch.on_bytes)
+            self._do(batch)
+
+    def _do(self, batch: _Batch) -> None:
+        """Whatever happens, who waits for it hears of it."""
+        try:
+            copier = self._copier(batch)
             for turn in batch.turns:
                 if self.stopped:
                     turn.error = Stopped()
                 else:
                     turn.do(copier)
+        except BaseException as error:
+            for turn in batch.turns:
+                turn.error = error
+        finally:
             batch.working.release()
+
+    def _copier(self, batch: _Batch) -> Copier:
+        """One for each thread."""
+        copier: Copier | None = getattr(self._local, "copier", None)
+        if copier is None:
+            copier = self._local.copier = Copier(batch.on_bytes)
+        copier.on_bytes = self._unless_stopped(batch.on_bytes)
+        return copier
 
     def _unless_stopped(self, on_bytes: Callable[[int], None]) -> Callable[[int], None]:
         def tell(count: int) -> None:

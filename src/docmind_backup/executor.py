@@ -33,14 +33,14 @@ from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Wa
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.core.sharing import Held
 from docmind_backup.crew import Crew, Stopped, Teller, beside
-from docmind_backup.errors import NoSpace, QdrantError
+from docmind_backup.errors import BackupError, NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
 
 
 class SourcesMoved(Exception):
-    """The active index snapshot or the deployment id changed while it was captured: make it all again."""
+    """What was captured, or shared with, is no longer what it was: make it all again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,21 @@ class _Capture:
             results[0].omissions.append(_moved("data/storage/CURRENT", "the active index snapshot or deployment id"))
         elif Part.UPLOADS in plan.scope.parts and seen.uploads != plan.watch.uploads:
             self._uploads_again(results, seen)
+        self._look_at_shared()
         results[0].notes.extend(self.sharing.notes)
         return results
+
+    def _look_at_shared(self) -> None:
+        """A backup that was found damaged since the plan was made has passed that on."""
+        found = [backup for backup in self.sharing.used() if self.run.catalog.is_damaged(backup)]
+        if not found:
+            return
+        if not self.run.last_try:
+            raise SourcesMoved
+        raise BackupError(
+            f"{found[0].id}, with which this one shares files, was found damaged meanwhile; nothing was published",
+            hint="run it again: it will share nothing with that one",
+        )
 
     def _both(self) -> list[StepResult]:
         """Collections in this thread, where a signal interrupts the waiting for a server; files beside them."""

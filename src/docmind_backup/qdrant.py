@@ -343,7 +343,8 @@ def _promised_size(answer: httpx.Response) -> int | None:
     if kind != "application/octet-stream":
         raise QdrantError(f"what came instead of the snapshot is of type {kind or '(none)'}")
     length = answer.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else None
+    framed = "transfer-encoding" in answer.headers  # then that says where the body ends (RFC 9112, 6.3)
+    return int(length) if length.isdecimal() and not framed else None
 
 
 def _kept_to(promised: int | None, chunks: Iterable[bytes]) -> Iterator[bytes]:

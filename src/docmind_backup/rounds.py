@@ -156,7 +156,8 @@ class Verifier:
 
     def _sealed(self, found: Verification, digest: str, seal: Seal | None) -> Verification:
         if not digest or seal is None:
-            return found
+            also = tuple(b.id for b in _also_damaged(self._look, found, Seal("", self._look.clock(), "full", False)))
+            return replace(found, also_damaged=also)
         also = tuple(b.id for b in _also_damaged(self._look, found, seal))
         return replace(found, remembered=_remember(self._look, found.directory, seal), also_damaged=also)
 

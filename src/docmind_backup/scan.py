@@ -206,12 +206,15 @@ def _look_tree(source: Source) -> Seen:
     return Seen(source, files, size, fingerprint=fingerprint, encrypted=encrypted)
 
 
-def _listed(folder: Path, skip: Sequence[str]) -> list[os.DirEntry[str]]:
+def _listed(folder: Path, skip: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+    """One after the other: each keeps its stat, and there may be a million in one folder."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not any(fnmatch(entry.name, pattern) for pattern in skip)]
+            for entry in entries:
+                if not skip or not any(fnmatch(entry.name, pattern) for pattern in skip):
+                    yield entry
     except OSError:
-        return []
+        return
 
 
 def _look_file(source: Source, found: os.stat_result) -> Seen:

@@ -14,18 +14,20 @@ import stat
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from docmind_backup.catalog import reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, FileEntry, Stored
 from docmind_backup.core.sharing import EarlierCollection, EarlierSource, Held, still_stored, unchanged
+from docmind_backup.folders import descend
 
 FICLONE = 0x4004_9409
 """linux/fs.h: make one file share another's blocks (ioctl_ficlone(2))."""
 clone = fcntl.ioctl
-NO_CLONES = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+"""What cloning answers when it is the destination's trouble; anything else: it cannot clone."""
 NO_LINK = {
     errno.EMLINK,
     errno.EXDEV,
@@ -39,16 +41,39 @@ NO_LINK = {
 """What linking answers when the file has to be copied; anything else is the destination's trouble."""
 
 
+NOWHERE = (-1, -1)
+"""Device and inode of what has no source on this machine."""
 LINES = 64 * 1024
 """Bytes of an inventory that are read at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Earlier:
     """An earlier backup, opened; its inventory is the one its record vouches for."""
 
-    folder: int
-    inventory: Path
+    def __init__(self, backup: Backup) -> None:
+        self.backup = backup
+        self.inventory = backup.directory / fmt.INVENTORY
+        self._folder = os.open(backup.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._near: dict[int, tuple[str, int]] = {}
+        """The folder that each thread asked for last: files come folder by folder."""
+
+    def parent(self, path: str) -> tuple[int, str]:
+        """A descriptor of the folder that `path` lies in, no link on the way to it, and the last name. OSError."""
+        above, _, name = path.rpartition("/")
+        me = threading.get_ident()
+        near = self._near.get(me)
+        if near is None or near[0] != above:
+            folder = descend(self._folder, above.split("/") if above else ())
+            self._near[me] = (above, folder)
+            if near:
+                os.close(near[1])
+            return folder, name
+        return near[1], name
+
+    def close(self) -> None:
+        for folder in (self._folder, *(fd for _, fd in self._near.values())):
+            os.close(folder)
+        self._near.clear()
 
 
 class Sharing:
@@ -80,8 +105,21 @@ class Sharing:
         if not (earlier and opened) or earlier.collection.sha256 != entry.sha256:
             return entry
         lines = _between(opened.inventory, [source.lines for source in earlier.backup.record.sources])
-        held = next((held for held in _files(lines) if held.path == earlier.collection.path), None)
-        return self.exchanged(held, opened.folder, entry, None, target)
+        held = next((held for held in self.held(opened, lines) if held.path == earlier.collection.path), None)
+        return self.exchanged(held, opened, entry, None, target)
+
+    def held(self, opened: _Earlier, lines: Iterable[list[bytes]]) -> Generator[Held, None, None]:
+        """The files of some lines of an inventory; where it turns out to be none, nothing more is shared."""
+        try:
+            yield from _files(lines)
+        except (ValueError, OverflowError, OSError) as error:
+            self.notes.append(
+                f"no more is shared with {opened.backup.id}: its {fmt.INVENTORY} cannot be read ({error})"
+            )
+
+    def used(self) -> tuple[Backup, ...]:
+        """The backups that something may have been shared with."""
+        return tuple(opened.backup for opened in self._opened.values() if opened)
 
     def _open(self, backup: Backup) -> _Earlier | None:
         with self._one:
@@ -96,16 +134,16 @@ class Sharing:
     def _opened_now(self, backup: Backup) -> _Earlier:
         inventory = backup.directory / fmt.INVENTORY
         if _sha256(inventory) != backup.record.digests.get(fmt.INVENTORY):
-            raise OSError(errno.EUCLEAN, f"its {fmt.INVENTORY} is damaged; `docmind-backup verify {backup.id}`")
+            raise OSError(errno.EIO, f"its {fmt.INVENTORY} is damaged; `docmind-backup verify {backup.id}`")
         self._stack.enter_context(reading(backup.directory))
-        folder = os.open(backup.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._stack.callback(os.close, folder)
-        return _Earlier(folder, inventory)
+        opened = _Earlier(backup)
+        self._stack.callback(opened.close)
+        return opened
 
     # -- sharing one file
 
     def exchanged(
-        self, held: Held | None, folder: int, entry: FileEntry, into: int | None, name: str | Path
+        self, held: Held | None, opened: _Earlier, entry: FileEntry, into: int | None, name: str | Path
     ) -> FileEntry:
         """`entry`, a file just written to `name`, shared instead where `held` is the same bytes."""
         if held is None or (held.fields["sha256"], held.fields["size"]) != (entry.sha256, entry.size):
@@ -115,7 +153,8 @@ class Sharing:
         beside = f".sharing-{threading.get_ident()}"
         target = into if into is not None else os.open(Path(name).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            stored = self.put(held, folder, target, beside, entry.mtime_ns)
+            source = (entry.origin.dev, entry.origin.ino) if entry.origin else NOWHERE
+            stored = self.put(held, opened, target, beside, entry.mtime_ns, source)
             if stored is None:
                 return entry
             os.rename(beside, Path(name).name if into is None else name, src_dir_fd=target, dst_dir_fd=target)
@@ -124,26 +163,29 @@ class Sharing:
                 os.close(target)
         return replace(entry, stored=stored, shared=True)
 
-    def put(self, held: Held, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
+    def put(
+        self, held: Held, opened: _Earlier, into: int, name: str, mtime_ns: int, source: tuple[int, int]
+    ) -> Stored | None:
         """The stored file of `held` as `name` in `into`; None when it is not as it was hashed, or cannot be shared.
 
-        A clone has the time of its source, a link that of the file it is.
+        A clone has the time of its source, a link that of the file it is. Never a link to the `source` (device and
+        inode), whoever put one into that backup.
         """
-        path = held.path
         try:
-            found = os.stat(path, dir_fd=folder, follow_symlinks=False)
+            folder, last = opened.parent(held.path)
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
         except OSError:
             return None
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) == source:
             return None
         if not still_stored(held.fields, (found.st_ino, found.st_size, found.st_mtime_ns)):
             return None
         if self._clones:
-            cloned = self._clone(path, folder, into, name, mtime_ns)
+            cloned = self._clone(last, folder, into, name, mtime_ns)
             if cloned:
                 return cloned
         try:
-            os.link(path, name, src_dir_fd=folder, dst_dir_fd=into, follow_symlinks=False)
+            os.link(last, name, src_dir_fd=folder, dst_dir_fd=into, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
@@ -152,7 +194,10 @@ class Sharing:
 
     def _clone(self, path: str, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
         """None where the file system cannot; then it is not asked again."""
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except OSError:
+            return None
         try:
             target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400, dir_fd=into)
             try:
@@ -163,7 +208,7 @@ class Sharing:
             except BaseException as error:
                 with suppress(OSError):
                     os.unlink(name, dir_fd=into)
-                if not isinstance(error, OSError) or error.errno not in NO_CLONES:
+                if not isinstance(error, OSError) or error.errno in FAILURES:
                     raise
                 self._clones = False
                 return None
@@ -218,7 +263,9 @@ class Shelf:
         """The unchanged file as `name` in `into`, and what the inventory says of it; None: it has to be copied."""
         if self._opened is None:
             return None
-        stored = self._sharing.put(held, self._opened.folder, into, name, held.fields["mtime_ns"])
+        origin = held.fields["origin"]
+        source = (origin["dev"], origin["ino"])
+        stored = self._sharing.put(held, self._opened, into, name, held.fields["mtime_ns"], source)
         if stored is None:
             return None
         kept = [stored.ino, stored.mtime_ns]
@@ -231,12 +278,13 @@ class Shelf:
         """`entry`, a file just copied to `name` (in `into`), shared instead where `held` is the same bytes."""
         if self._opened is None:
             return entry
-        return self._sharing.exchanged(held, self._opened.folder, entry, into, name)
+        return self._sharing.exchanged(held, self._opened, entry, into, name)
 
     def _read(self) -> Generator[Held, None, None]:
         if self._earlier is None or self._opened is None:
             return
-        yield from _files(_segment(self._opened.inventory, *self._earlier.source.lines))
+        lines = _segment(self._opened.inventory, *self._earlier.source.lines)
+        yield from self._sharing.held(self._opened, lines)
 
 
 def sharers(directory: Path, paths: Iterable[str], backups: Iterable[Backup]) -> tuple[Backup, ...]:
@@ -261,11 +309,14 @@ def _inode(path: Path) -> tuple[int, int, int] | None:
 
 
 def _files(lines: Iterable[list[bytes]]) -> Iterator[Held]:
-    """What of some lines of an inventory is a file; parsed many at a time, which takes half as long."""
+    """What of some lines of an inventory is a file, as this tool writes it: such a line can be taken over as it is.
+
+    Parsed many at a time, which takes half as long.
+    """
     for some in lines:
-        for line, fields in zip(some, json.loads(b"[%b]" % b",".join(some)), strict=True):
-            if fields["type"] == "file":
-                yield Held(fmt.read_path(fields), fields["size"], line, fields)
+        ours = [line for line in some if fmt.FILE_LINE.fullmatch(line)]
+        for line, fields in zip(ours, json.loads(b"[%b]" % b",".join(ours)), strict=True):
+            yield Held(fmt.read_path(fields), fields["size"], line, fields)
 
 
 def _segment(inventory: Path, offset: int, length: int) -> Iterator[list[bytes]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,8 +59,10 @@ def _below(project: Path, path: Path | str) -> Path:
 
 
 def _text(path: Path) -> str:
-    """In small letters; empty where there is none. OSError, or ValueError for what is no text or too long a one."""
+    """In small letters; empty where there is none. OSError, or ValueError for what is no file or no short text."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("not a file")
         with path.open("rb") as file:
             text = file.read(LIMIT + 1).decode().lower()
     except FileNotFoundError:

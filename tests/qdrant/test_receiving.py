@@ -286,3 +286,27 @@ def test_what_is_announced_is_read_from_the_socket_itself(
     assert got == Downloaded(len(NOISE), hashlib.sha256(NOISE).hexdigest())
     assert (sum(counts) > len(NOISE) / 2) is reads
     assert server.count("docs") == 0  # on another connection
+
+
+def test_a_framed_body_is_not_taken_by_its_length(tmp_path: Path) -> None:
+    """RFC 9112, 6.3: where both are given, the framing counts."""
+    body = b"A" * 5000
+    framed = b"".join(b"%x\r\n%b\r\n" % (1000, body[i : i + 1000]) for i in range(0, 5000, 1000)) + b"0\r\n\r\n"
+    kinds = b"Content-Type: application/octet-stream\r\nContent-Length: 5000\r\nTransfer-Encoding: chunked\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            line, _ = listening.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(b"HTTP/1.1 200 OK\r\n" + kinds + b"\r\n" + framed)
+                line.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with connect(f"http://127.0.0.1:{listening.getsockname()[1]}") as server:
+            got = download(server, tmp_path / "a")
+        thread.join()
+
+    assert got.size == 5000
+    assert (tmp_path / "a").read_bytes() == body

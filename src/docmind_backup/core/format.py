@@ -157,6 +157,16 @@ def _origin_fields(origin: Origin) -> Json:
     return {**fields, "sidecars": dict(origin.sidecars)} if origin.sidecars else fields
 
 
+FILE_LINE = re.compile(
+    rb'\{"path":"(?:[^"\\\x00-\x1f]|\\.)+"(?:,"path_b64":"[A-Za-z0-9+/=]+")?,"type":"file","size":\d{1,19}'
+    rb',"sha256":"[0-9a-f]{64}","mtime_ns":-?\d{1,20},"mode":"[0-7]{4}"'
+    rb'(?:,"origin":\{"dev":\d{1,20},"ino":\d{1,20},"size":\d{1,19},"mtime_ns":-?\d{1,20},"ctime_ns":-?\d{1,20}'
+    rb'(?:,"sidecars":\{(?:"[a-z.-]+":(?:null|\[\d{1,20},\d{1,20},-?\d{1,20},-?\d{1,20}\]),?)*\})?\})?'
+    rb'(?:,"stored":\[\d{1,20},-?\d{1,20}\])?,"uid":\d{1,20},"gid":\d{1,20}\}\n'
+)
+"""A file's line as `entry_line` writes it, and nothing else: a tenth of the cost of `read_entry`."""
+
+
 def read_entry(line: bytes) -> Entry:
     """The entry of one inventory line; ValueError when it is not one."""
     try:
@@ -187,7 +197,7 @@ def read_entry(line: bytes) -> Entry:
 
 
 def file_fields(line: bytes) -> tuple[str, int, str] | None:
-    """Path, size and sha256 of a line that this run wrote, a quarter of the cost of `read_entry`; None: no file."""
+    """Path, size and sha256 of a line, unchecked, a quarter of the cost of `read_entry`; None: no file."""
     data = json.loads(line)
     return (read_path(data), data["size"], data["sha256"]) if data["type"] == "file" else None
 
