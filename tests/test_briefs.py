@@ -198,3 +198,11 @@ def test_a_brief_record_keeps_what_retention_and_list_ask_for() -> None:
     slim = replace(TAKEN, state=CollectionState("docs", "text", points=5))
     expected = replace(whole, sources=(), digests={}, qdrant=replace(whole.qdrant, collections=(slim,)))
     assert brief == expected
+
+
+def test_nothing_is_left_in_somebody_elses_catalog(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = catalog.root.stat().st_uid
+    monkeypatch.setattr(briefs.os, "geteuid", lambda: owner + 1)
+
+    assert len(catalog.items(brief=True)) == briefs.WORTH
+    assert not (catalog.root / STATE).exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,15 @@ class Briefs:
         return fmt.read_brief(fields)
 
     def save(self) -> None:
-        """Best effort: what was read now, and nothing of backups that are gone. Only where something is remembered."""
+        """Best effort: what was read now, and nothing of backups that are gone. In nobody else's catalog."""
         if self._new < WORTH:
             return
         body = json.dumps(self._seen, separators=(",", ":")).encode()
+        folder = self._path.parent
         with contextlib.suppress(OSError):
-            durable.replace(self._path, _digest(body) + b"\n" + body)
+            if folder.parent.stat().st_uid == os.geteuid():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                durable.replace(self._path, _digest(body) + b"\n" + body)
 
 
 def _read(raw: bytes) -> dict[str, Any]:
