@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.catalogs import NOON, clone, held_by_another, overwrite
 
-from docmind_backup.catalog import Catalog, name_of, read_limited, reading, remove
+from docmind_backup.catalog import Catalog, name_of, next_sequence, read_limited, reading, remove
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
     Backup,
@@ -72,7 +72,7 @@ def first(catalog: Catalog) -> Path:
 def test_a_catalog_that_does_not_exist_is_empty_and_is_not_made(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "nowhere")
 
-    assert (catalog.items(), catalog.backups(), catalog.ids(), catalog.next_sequence()) == ((), (), (), 1)
+    assert (catalog.items(), catalog.backups(), catalog.ids(), next_sequence(catalog.backups())) == ((), (), (), 1)
     with pytest.raises(NoSuchBackup, match="no backups in"):
         catalog.find("latest", now=NOW)
     assert not catalog.root.exists()
@@ -121,7 +121,7 @@ def test_the_next_sequence_is_above_all_others_whatever_their_age(catalog: Catal
     broken = clone(first, 99)
     overwrite(broken / "backup.json", b"")
 
-    assert catalog.next_sequence() == 18
+    assert next_sequence(catalog.backups()) == 18
 
 
 # -- finding -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.catalogs import backups
 from tests.environments import DocMindV2
 from tests.standin import StandIn
+from tests.test_capture import to_fifo, to_link
 
 from docmind_backup import operations
 from docmind_backup.capture import Captured, capture
@@ -189,16 +190,6 @@ def tree(tmp_path: Path) -> Path:
     (root / "c.txt").write_bytes(b"three")
     (root / "d.txt").write_bytes(b"four")
     return root
-
-
-def to_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def to_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/etc/passwd")
 
 
 def to_folder(path: Path) -> None:

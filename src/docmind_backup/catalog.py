@@ -293,10 +293,6 @@ class Catalog:
                     ) from error
             time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
 
-    def next_sequence(self) -> int:
-        """One more than any backup here has: orders them whatever the clock does."""
-        return 1 + max((b.record.sequence for b in self.backups()), default=0)
-
     def new_staging(self, backup_id: str) -> Path:
         """A private folder on the backups' own file system; a name no reader takes for a backup."""
         staging = self.root / f"{STAGING}{backup_id}"
@@ -360,6 +356,11 @@ class Catalog:
             target = self.root / TRASH / backup.directory.name
             backup.directory.rename(target)
         return target
+
+
+def next_sequence(backups: Iterable[Backup]) -> int:
+    """One more than any of a catalog's backups has: orders them whatever the clock does."""
+    return 1 + max((backup.record.sequence for backup in backups), default=0)
 
 
 @contextmanager

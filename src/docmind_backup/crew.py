@@ -19,7 +19,7 @@ MOST = 4
 LIGHT = 16 * 1024
 """Bytes of a file up to which reading it is light."""
 BATCH = 32
-"""Files handed over at once at most: handing over costs as much as linking one."""
+"""Files after which what waits is handed over: handing over costs as much as linking one."""
 AHEAD = 32
 """Batches that the walk may be ahead of what was taken up."""
 

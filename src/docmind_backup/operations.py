@@ -12,7 +12,7 @@ from datetime import datetime, tzinfo
 from threading import Event
 
 from docmind_backup import scan as scanning
-from docmind_backup.catalog import STATE, Catalog
+from docmind_backup.catalog import STATE, Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
@@ -146,12 +146,13 @@ def _check_data_dir(job: Job) -> None:
 def _plan(job: Job) -> BackupPlan:
     now = job.clock()
     inventory = scanning.scan(job.environment, job.choices, job.server)
+    backups = job.catalog.backups()
     return plan_backup(
         inventory,
         job.choices,
-        job.catalog.backups(),
+        backups,
         backup_id=f"{now:%Y%m%d_%H%M%S}_{secrets.token_hex(6)}",
-        sequence=job.catalog.next_sequence(),
+        sequence=next_sequence(backups),
         now=now,
     )
 

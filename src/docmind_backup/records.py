@@ -71,7 +71,8 @@ class StepResult:
         self._counts[type(entry)] += 1
         match entry:
             case FileEntry():
-                self._list(_listed(entry.path, entry.size, entry.sha256))
+                listed = _listed(entry.path, entry.size, entry.sha256)
+                self._list(listed.encode(errors="surrogateescape"))
                 self._bytes += entry.size
                 self._own_bytes += 0 if entry.shared else entry.size
             case LinkEntry() if len(self.links) < EXAMPLES:
@@ -81,7 +82,7 @@ class StepResult:
 
     def keep(self, files: Sequence[Held]) -> None:
         """More files, shared as an earlier backup has them: there may be a million of them."""
-        listed = "".join([f"{held.fields['sha256']} {held.size} {held.path}\0" for held in files])
+        listed = "".join([_listed(held.path, held.size, held.fields["sha256"]) for held in files])
         self._line(b"".join([held.line for held in files]))
         self._list(listed.encode(errors="surrogateescape"))
         self._counts[FileEntry] += len(files)
@@ -108,8 +109,8 @@ class StepResult:
         self._listed.unlink()
 
 
-def _listed(path: str, size: int, sha256: str) -> bytes:
-    return f"{sha256} {size} {path}\0".encode(errors="surrogateescape")
+def _listed(path: str, size: int, sha256: str) -> str:
+    return f"{sha256} {size} {path}\0"
 
 
 def write_records(

@@ -63,17 +63,15 @@ class Staging:
         with reading():
             found = source.path.lstat()
         target = self.place(source.stored)
-        return self.shelf.is_unchanged(held, found) and self.put(held, target.parent, target.name)
+        return self.shelf.is_unchanged(held, found) and self._put(held, target)
 
-    def put(self, held: Held, into: int | Path, name: str) -> bool:
-        """Share an unchanged file as `name` in `into`, and tell of it; False when it has to be copied."""
-        if isinstance(into, Path):
-            folder = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self.put(held, folder, name)
-            finally:
-                os.close(folder)
-        kept = self.shelf.put(held, into, name)
+    def _put(self, held: Held, target: Path) -> bool:
+        """Share an unchanged file as `target`, and tell of it; False when it has to be copied."""
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            kept = self.shelf.put(held, folder, target.name)
+        finally:
+            os.close(folder)
         if kept is None:
             return False
         self.keep([kept])

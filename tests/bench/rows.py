@@ -34,6 +34,11 @@ RUNS = "runs-"
 """How the folder of one run of the bench is called, below --work."""
 
 
+def _let_the_second_pass() -> None:
+    """What is as young as the last backup is copied by rule, and nobody can set a ctime."""
+    time.sleep(1.1)
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What every experiment is given."""
@@ -210,7 +215,7 @@ class _Second:
     def next_round(self, number: int) -> None:
         """Another hundredth changes, and the clock's grain passes: a file changed within it is copied by rule."""
         work.change(self.source, self.names, number)
-        time.sleep(1.1)
+        _let_the_second_pass()
 
     def ours(self) -> Contender:
         return Contender("ours", lambda _: self._create(), check=self._check_ours)
@@ -263,7 +268,7 @@ def _second(bench: Bench, name: str, what: str, bound: Bound) -> list[Line]:
     out = bench.folder(f"second-{name}")
     run(Command(("cp", "-a", str(bench.made(name)), str(out / "project"))))
     made = _Second(out / "project", out, work.files_of(out / "project" / "data" / "uploads"))
-    time.sleep(1.1)
+    _let_the_second_pass()
     made.start()
     taken = interleave([made.ours(), made.rsync()], bench.runs, before_round=made.next_round)
     return ratios(what, taken, (bound,))
@@ -485,7 +490,7 @@ def reads(bench: Bench) -> list[Line]:
     out = bench.folder("reads")
     project = out / "project"
     run(Command(("cp", "-a", str(bench.made("sample-5k")), str(project))))
-    time.sleep(1.1)
+    _let_the_second_pass()
     command = peers.ours("create", "-C", project, "--no-qdrant-snapshot", "--no-prune", "-q", "--dest", out / "root")
     run(command)
     trace = ("strace", "-f", "-yy", "-qq", "-s", "0", "-e", f"trace={READS},mmap", "-o", str(out / "trace"))
@@ -559,7 +564,7 @@ def _space(bench: Bench, places: int) -> list[Line]:
         contender.prepare(0)
         run(contender.command(0))
         before[contender.name] = _on_disk(out, contender.name)
-    time.sleep(1.1)
+    _let_the_second_pass()
     work.change_in_place(next(made.source.iterdir()), places=places)
     for contender in contenders:
         run(contender.command(0))

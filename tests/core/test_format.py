@@ -290,7 +290,7 @@ def test_sums_lines_are_those_of_sha256sum_and_pass_its_check(tmp_path: Path) ->
 
     assert theirs.splitlines(keepends=True) == lines
     assert [fmt.read_sums_line(line)[0] for line in theirs.splitlines(keepends=True)] == names
-    (tmp_path / "SUMS").write_bytes(fmt.joined_sums(map(fmt.read_sums_line, lines)))
+    (tmp_path / "SUMS").write_bytes(b"".join(fmt.sums_line(*fmt.read_sums_line(line)) for line in lines))
     checked = subprocess.run(["sha256sum", "--strict", "-c", "SUMS"], cwd=tmp_path, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 

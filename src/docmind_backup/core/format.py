@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -631,8 +631,3 @@ def read_seal(raw: bytes) -> Seal:
 
 def _read_round(data: Mapping[str, Any]) -> Round:
     return Round(_time(data["started_at"]), _count(data["files"]), _count(data["bytes"]), str(data["fingerprint"]))
-
-
-def joined_sums(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """Several lines of SHA256SUMS: `(path, sha256)` each."""
-    return b"".join(sums_line(path, sha256) for path, sha256 in pairs)

@@ -281,7 +281,7 @@ class Totals:
     links: int = 0
     directories: int = 0
     own_bytes: int = 0
-    """Bytes that only this backup holds (the rest is shared with an earlier one)."""
+    """Bytes that were copied for this backup (the rest is shared with an earlier one)."""
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(
