@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -446,7 +446,9 @@ def test_a_damaged_database_is_named_each_time(home: Environment) -> None:
 
 def test_a_collection_that_is_the_same_download_is_shared(cli: Cli, env: DocMindV2, server: StandIn) -> None:
     options = ("-C", env.project, "--no-prune", "--quiet", "--only", "qdrant")
+    server.set_clock(datetime(2026, 7, 18, 5, 27, 55, tzinfo=UTC))
     assert cli("create", *options).code == 0
+    server.set_clock(datetime(2026, 7, 18, 5, 28, 55, tzinfo=UTC))  # its seconds name the snapshots
     server.upsert(env.image_collection, image_points([("a" * 64, "b" * 64)], 3))
     assert cli("create", *options).code == 0
 
