@@ -37,24 +37,26 @@ def receive(fill: Fill, target: Path, on_bytes: Callable[[int], None]) -> Downlo
     Raises what `fill` and `on_bytes` raise, and OSError of the destination, whichever comes first; then
     there is no file and no thread left.
     """
-    with _new_file(target) as file, _Line(file) as line:
-        while count := line.take(fill):
-            on_bytes(count)
-        return line.finish()
+    try:
+        with _new_file(target) as file, _Line(file) as line:
+            while count := line.take(fill):
+                on_bytes(count)
+            return line.finish()
+    except FileExistsError:
+        raise
+    except BaseException:  # here, not where it is opened: a Ctrl-C may come between opening it and using it
+        target.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def _new_file(target: Path) -> Iterator[int]:
-    """Not there before, and not there afterwards when anything goes wrong."""
+    """Not there before."""
     file = os.open(target, NEW_FLAGS, 0o400)
     try:
-        try:
-            yield file
-        finally:
-            os.close(file)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+        yield file
+    finally:
+        os.close(file)
 
 
 @dataclass(slots=True)

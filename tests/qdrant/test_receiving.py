@@ -209,6 +209,31 @@ def test_ctrl_c_ends_the_waiting_for_a_silent_server(
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_between_making_a_file_and_using_it_leaves_none(
+    standin: StandIn, server: QdrantServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(standin, NOISE[:BLOCK])
+    opened = os.open
+
+    def strike(path: Path, flags: int, mode: int) -> int:
+        os.close(opened(path, flags, mode))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("docmind_backup.receiving.os.open", strike)
+    with pytest.raises(KeyboardInterrupt):
+        download(server, tmp_path / "a")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_there_stays(standin: StandIn, server: QdrantServer, tmp_path: Path) -> None:
+    serve(standin, NOISE[:BLOCK])
+    (tmp_path / "a").write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError):
+        download(server, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"somebody's"
+
+
 # -- memory --------------------------------------------------------------------------------------
 
 PEAK = """
