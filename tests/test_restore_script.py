@@ -374,18 +374,19 @@ def test_damage_that_somebody_made_consistent_stops_it_too(cli: Cli, small: tupl
     assert untouched(env, before)
 
 
-def test_a_file_that_cannot_be_copied_stops_it_and_the_copies_are_named(
-    cli: Cli, small: tuple[DocMindV2, Path], run: Run, tools: Path
+@pytest.mark.parametrize(("fault", "code"), [("exit 1", 1), ("kill -TERM $PPID", 143), ("kill -INT $PPID", 130)])
+def test_a_file_that_cannot_be_copied_and_a_signal_stop_it_and_the_copies_are_named(
+    cli: Cli, small: tuple[DocMindV2, Path], run: Run, tools: Path, fault: str, code: int
 ) -> None:
     env, backup = small
     script, before = script_for(cli, backup, env.project), live(env)
     (tools / "cp").unlink()
-    (tools / "cp").write_text(f'#!/bin/sh\ncase $1 in *chat.db) exit 1 ;; esac\nexec {shutil.which("cp")} "$@"\n')
+    (tools / "cp").write_text(f'#!/bin/sh\ncase $1 in *chat.db) {fault} ;; esac\nexec {shutil.which("cp")} "$@"\n')
     (tools / "cp").chmod(0o755)
 
     done = run(script, "--yes")
 
-    assert done.code == 1
+    assert done.code == code
     assert "nothing that was there before was touched" in done.err
     assert untouched(env, before)
     left = sorted(str(path) for path in env.data_dir.glob(".restoring-*"))
