@@ -34,14 +34,26 @@ SEAMS = {
 LAZY = {"qdrant_client"}
 """Imported inside functions only: over a second of numpy and grpc."""
 
-START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
+START_UP = {
+    "settings",
+    "compose",
+    "operations",
+    "looking",
+    "rounds",
+    "render",
+    "documents",
+    "demo",
+    "qdrant",
+    "sample",
+    "scripting",
+}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations render rounds verify",
+    "cli": "__init__ core errors compose demo documents looking operations render rounds scripting verify",
     "render": "core catalog operations",
     "documents": "core catalog operations",
     "demo": "errors render sample settings",
@@ -50,7 +62,8 @@ ALLOWED = {
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger looking scan",
+    "operations": "core errors catalog events executor ledger looking scan scripting",
+    "scripting": "core errors catalog durable",
     "rounds": "core errors catalog looking sharing verify",
     "looking": "core errors catalog",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
@@ -94,6 +107,8 @@ ALLOWED = {
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
     "core.restore": "core.environment core.model core.units",
+    "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
+    "core.shell": "",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model errors",
 }
