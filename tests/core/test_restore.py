@@ -24,6 +24,7 @@ from tests.core.values import (
     stored,
 )
 
+from docmind_backup.core.fitness import version_problem
 from docmind_backup.core.model import (
     Backup,
     CollectionState,
@@ -45,7 +46,6 @@ from docmind_backup.core.restore import (
     Target,
     TargetQdrant,
     plan_restore,
-    version_problem,
 )
 
 GB = 10**9
