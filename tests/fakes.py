@@ -133,9 +133,9 @@ class FakeServer:
     def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
         self._asked("scroll", name)
         found = self._find(name)
-        for number in range(found.state.points):
-            payload = found.payloads.get(number, {})
-            yield (Point(number, {key: payload[key] for key in keys if key in payload}),)
+        payloads = [found.payloads.get(number, {}) for number in range(found.state.points)]
+        wanted = [{key: payload[key] for key in keys if key in payload} for payload in payloads]
+        yield tuple(Point(number, payload) for number, payload in enumerate(wanted))
 
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
         self._asked("snapshots", name)
