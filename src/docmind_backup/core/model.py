@@ -76,7 +76,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """What arrived is not what the server said it sent."""
     MOVED = "moved"
-    """The active index snapshot, the deployment id, uploads, artifacts or a collection changed during the run, twice."""
+    """Index snapshot, deployment id, uploads, artifacts or a collection changed during the run, twice."""
 
 
 @dataclass(frozen=True, slots=True)
