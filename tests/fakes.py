@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.snapshots import recorded
 
-from docmind_backup.core.model import CollectionState
+from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.qdrant_rest import NotFoundError, collection_name, file_name
-from docmind_backup.core.server import Downloaded, ServerSnapshot
+from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.errors import QdrantError
 
 CHUNK = 2**16
@@ -22,6 +22,8 @@ CHUNK = 2**16
 @dataclass(slots=True)
 class FakeCollection:
     state: CollectionState
+    payloads: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By the point's id; a point that is not here has none."""
     snapshots: dict[str, ServerSnapshot] = field(default_factory=dict)
     data: dict[str, bytes] = field(default_factory=dict)
     """By the snapshot's name."""
@@ -122,6 +124,18 @@ class FakeServer:
     def count(self, name: str) -> int:
         self._asked("count", name)
         return self._find(name).state.points
+
+    def placement(self, name: str) -> Placement:
+        self._asked("placement", name)
+        self._find(name)
+        return Placement((0,))
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        self._asked("scroll", name)
+        found = self._find(name)
+        payloads = [found.payloads.get(number, {}) for number in range(found.state.points)]
+        wanted = [{key: payload[key] for key in keys if key in payload} for payload in payloads]
+        yield tuple(Point(number, payload) for number, payload in enumerate(wanted))
 
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
         self._asked("snapshots", name)

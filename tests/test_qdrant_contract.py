@@ -77,6 +77,8 @@ class InMemory(Qdrant):
     def collection(self, name: str = "", points: int = 5) -> str:
         name = f"{name or 'contract'} {uuid4().hex[:12]}"
         self._fake.add(name, points, metadata=METADATA)
+        payloads = {number: _point(number)["payload"] for number in range(points)}
+        self._fake.collections[name].payloads.update(payloads)
         return name
 
     def alias(self, alias: str, name: str) -> None:
@@ -167,6 +169,19 @@ def test_counts_are_exact(qdrant: Qdrant, points: int) -> None:
     assert qdrant.server.count(qdrant.collection(points=points)) == points
 
 
+def test_points_come_in_order_with_the_keys_that_were_asked_for(qdrant: Qdrant) -> None:
+    pages = list(qdrant.server.scroll(qdrant.collection(points=7), ["doc_id", "no such key"]))
+    points = [point for page in pages for point in page]
+    assert [point.id for point in points] == list(range(7))
+    assert [point.payload for point in points] == [{"doc_id": f"d{number}"} for number in range(7)]
+    assert list(qdrant.server.scroll(qdrant.collection(points=0), ["doc_id"])) == [()]
+
+
+def test_a_single_node_has_all_shards(qdrant: Qdrant) -> None:
+    placement = qdrant.server.placement(qdrant.collection())
+    assert (placement.local, placement.elsewhere, placement.keys) == ((0,), (), ())
+
+
 def test_what_is_not_there_is_described_as_absent(qdrant: Qdrant) -> None:
     name = f"nosuch {uuid4().hex}"
     assert not qdrant.server.describe(name).exists
@@ -174,7 +189,7 @@ def test_what_is_not_there_is_described_as_absent(qdrant: Qdrant) -> None:
     qdrant.server.delete_snapshot(name, "a.snapshot")
 
 
-@pytest.mark.parametrize("call", ["count", "create_snapshot"])
+@pytest.mark.parametrize("call", ["count", "create_snapshot", "placement"])
 def test_what_needs_a_collection_fails_without_one(qdrant: Qdrant, call: str) -> None:
     with pytest.raises(QdrantError, match="doesn't exist"):
         getattr(qdrant.server, call)(f"nosuch {uuid4().hex}")

@@ -10,6 +10,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Seal, Unfinished
 
 if TYPE_CHECKING:
+    from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan, Step
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
@@ -130,6 +131,16 @@ def plan(decided: BackupPlan) -> Json:
         "notes": list(decided.notes),
         "layout": decided.layout,
         "bytes_needed": decided.bytes_needed,
+        "artifact_check": _artifact_check(decided.artifact_check) if decided.artifact_check else None,
+    }
+
+
+def _artifact_check(check: ArtifactCheck) -> Json:
+    return {
+        "index_snapshot": check.index_snapshot,
+        "collection": check.collection,
+        "points": check.points,
+        "earlier": fmt.proof_fields(check.earlier) if check.earlier else None,
     }
 
 
@@ -237,6 +248,6 @@ def restore_plan(plan: RestorePlan) -> Json:
             for step in plan.steps
         ],
         "space": [{"path": s.path, "needed": s.needed, "free": s.free} for s in plan.space],
-        "checks": [{"what": c.what, "expected": c.expected} for c in plan.checks],
+        "checks": [{"what": c.what, "expected": c.expected, "note": c.note} for c in plan.checks],
         "bytes": plan.bytes,
     }

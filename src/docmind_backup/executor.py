@@ -14,9 +14,11 @@ from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
 from docmind_backup.catalog import STATE, Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
+from docmind_backup.consistency import together
 from docmind_backup.copying import BUFFER
 from docmind_backup.core.model import (
     Advanced,
+    ArtifactProof,
     Backup,
     Entry,
     FileEntry,
@@ -75,8 +77,12 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            results = _Capture(plan, run, staging, sharing, crew, teller).all()
-            record = write_records(plan, results, staging, fingerprints=run.fingerprints(), finished_at=run.clock())
+            captured = _Capture(plan, run, staging, sharing, crew, teller)
+            results = captured.all()
+            proof = captured.held_together(results)
+            record = write_records(
+                plan, results, staging, fingerprints=run.fingerprints(), proof=proof, finished_at=run.clock()
+            )
             flusher.flush(staging)
             final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
         except BaseException as error:
@@ -136,6 +142,21 @@ class _Capture:
         self._look_at_shared()
         results[0].notes.extend(self.sharing.notes)
         return results
+
+    def held_together(self, results: list[StepResult]) -> ArtifactProof | None:
+        """What belongs together, as it was captured; what does not fit is named in the results.
+
+        Raises SourcesMoved where another try may bring what fits.
+        """
+        run = self.run
+        if run.server is None:
+            return None
+        found = together(self.plan, run.server, results, self.staging, self.teller)
+        if not run.last_try and (found.again or (found.wrong and _activation_moved(self.plan, run.watch()))):
+            raise SourcesMoved
+        results[0].omissions.extend(found.omissions)
+        results[0].notes.extend(found.notes)
+        return found.proof
 
     def _look_at_shared(self) -> None:
         """A backup that was found damaged since the plan was made has passed that on."""

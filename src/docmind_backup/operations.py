@@ -16,6 +16,7 @@ from docmind_backup import scripting
 from docmind_backup.catalog import STATE, Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
+from docmind_backup.core.fitness import salt_of
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
 from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
@@ -340,6 +341,7 @@ def _target(job: Job, backup: Backup) -> Target:
         layout=layout,
         places=tuple(_place_of(one) for one in seen),
         qdrant=_target_qdrant(job, names) if names else None,
+        keys=key_fingerprints(job.environment, salt) if (salt := salt_of(backup.record)) else None,
     )
 
 

@@ -6,10 +6,11 @@ must not wait for qdrant-client's import nor lose what its models do not know. F
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +25,8 @@ import httpx
 
 from docmind_backup import __version__
 from docmind_backup.core import qdrant_rest as rest
-from docmind_backup.core.model import CollectionState
-from docmind_backup.core.server import Downloaded, ServerSnapshot
+from docmind_backup.core.model import CollectionState, Placement
+from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
 from docmind_backup.receiving import receive
 
@@ -38,6 +39,8 @@ T = TypeVar("T")
 READ_BYTES = 2**18
 MAX_WORDS = 2**16
 """As much of an error's body is read."""
+MAX_PAGE = 2**25
+"""Bytes of a page of points: of a thousand, with short payloads."""
 
 
 def connect(
@@ -142,6 +145,30 @@ class QdrantServer:
 
     def count(self, name: str) -> int:
         return self._read(f"{rest.collection_path(name)}/points/count", rest.count, body=rest.EXACTLY)
+
+    def placement(self, name: str) -> Placement:
+        return self._read(f"{rest.collection_path(name)}/cluster", rest.placement)
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        path, offset = f"{rest.collection_path(name)}/points/scroll", None
+        while True:
+            page = self._page(path, keys, offset)
+            yield page.points
+            if page.next is None:
+                return
+            offset = page.next
+
+    def _page(self, path: str, keys: Sequence[str], offset: int | str | None) -> rest.Page:
+        """Read up to a limit: what a server sends is not to decide about our memory."""
+        body = rest.page_body(keys, offset)
+        with self._heard(self._timeouts.request), self._http.stream("POST", self._url + path, json=body) as answer:
+            said = _no_more_than(MAX_PAGE, answer.iter_bytes())
+        if answer.status_code != 200:
+            raise self._refusals.of(answer.status_code, said)
+        try:
+            return rest.page(json.loads(said)["result"], offset)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise self._refusals.unknown_answer() from self._refusals.cause(error, said)
 
     def _aliases(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(self._read(f"{rest.collection_path(name)}/aliases", rest.aliases)))
@@ -345,6 +372,16 @@ def _promised_size(answer: httpx.Response) -> int | None:
     length = answer.headers.get("content-length", "")
     framed = "transfer-encoding" in answer.headers  # then that says where the body ends (RFC 9112, 6.3)
     return int(length) if length.isdecimal() and not framed else None
+
+
+def _no_more_than(limit: int, chunks: Iterable[bytes]) -> bytes:
+    """All of a small answer. Raises QdrantError when it is none."""
+    said = bytearray()
+    for chunk in chunks:
+        said += chunk
+        if len(said) > limit:
+            raise QdrantError(f"Qdrant sent more than {limit:,} bytes where a page of points was asked for")
+    return bytes(said)
 
 
 def _kept_to(promised: int | None, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -50,6 +50,7 @@ from docmind_backup.core.verifier import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan
     from docmind_backup.core.restore import RestorePlan, RestoreStep
     from docmind_backup.operations import Created, Pruned
@@ -327,7 +328,22 @@ def plan(face: Face, plan: BackupPlan, root: Path) -> None:
     face.table(table)
     _lacks(face, [f"{o.part}: {o.source}: {o.reason} {o.detail}".rstrip() for o in plan.omissions])
     _notes(face, plan.notes)
+    if plan.artifact_check:
+        face.say(_artifact_words(plan.artifact_check))
     face.say(f"would need about {size(plan.bytes_needed)} in {root}; nothing was written (dry run)")
+
+
+def _artifact_words(check: ArtifactCheck) -> str:
+    """What of the consistency set is known before anything is captured."""
+    from docmind_backup.core.consistency import broken_pairs
+
+    known = check.earlier
+    if known is None or known.points != check.points:
+        return f"the files named by {plural(check.points, 'image point')} will be looked for among the artifacts"
+    was = (
+        broken_pairs(known) if known.broken else f"{plural(known.references, 'file')} named by image points, all there"
+    )
+    return f"as {known.proved_by} found: {was}; looked for again where the artifacts changed since"
 
 
 def created(face: Face, result: Created) -> None:
@@ -739,7 +755,7 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
         face.answer(f"room: {size(space.needed)} needed at {space.path}, {size(space.free)} free")
     face.answer("afterwards check:")
     for check in plan.checks:
-        face.answer(f"      {check.what}: {check.expected}")
+        face.answer(f"      {check.what}: {check.expected}{f' ({check.note})' if check.note else ''}")
     if plan.blockers:
         face.next_step("remove what blocks, then plan again")
     else:

@@ -361,8 +361,16 @@ def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:
             reason=Reason.DISTRIBUTED,
             hint="take snapshots on each node, or --no-qdrant-snapshot",
         )
-    states = tuple(replace(server.describe(want.name), role=want.role) for want in wanted)
+    states = tuple(replace(_placed(server, server.describe(want.name)), role=want.role) for want in wanted)
     return QdrantState(server.url, version, peers, states)
+
+
+def _placed(server: CollectionServer, state: CollectionState) -> CollectionState:
+    """With where its shards lie, where the server says so: a restore has to know it, a backup does not."""
+    try:
+        return replace(state, placement=server.placement(state.name)) if state.exists else state
+    except QdrantError:
+        return state
 
 
 def _embedded(folder: Path, wanted: Sequence[_Wanted]) -> QdrantState:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from docmind_backup.core.consistency import other_deployment
 from docmind_backup.core.format import TOOL
 from docmind_backup.core.model import DOCMIND_LABEL, FORMAT, IndexSnapshot, Part, Record
 
@@ -218,6 +219,10 @@ def _activation_rows(record: Record, active: IndexSnapshot, corpus: str) -> tupl
             names.keys() != {"text", "image"} or names != dict(active.collections),
         ),
         ("uploads changed since DocMind indexed them last", active.corpus_hash != corpus),
+        (
+            "the active index snapshot is of another deployment than data/.deployment-id",
+            other_deployment(active, record.scope.deployment_id),
+        ),
         (
             "a collection's metadata is not what the active index snapshot says",
             any(found != active.collection_metadata.get(role, {}) for role, found in metadata.items()),

@@ -76,7 +76,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """What arrived is not what the server said it sent."""
     MOVED = "moved"
-    """The active index snapshot, the deployment id or the uploads changed during the run, twice."""
+    """Index snapshot, deployment id, uploads, artifacts or a collection changed during the run, twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,23 @@ class IndexSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """On which nodes the shards of a collection lie, seen from the one that was asked."""
+
+    local: tuple[int, ...]
+    """Their numbers; a snapshot of this node holds the points of these."""
+    remote: tuple[int, ...] = ()
+    """Those of which another node has a copy."""
+    keys: tuple[str, ...] = ()
+    """Shard keys, of custom sharding; sorted."""
+
+    @property
+    def elsewhere(self) -> tuple[int, ...]:
+        """Shards that only other nodes have: no snapshot of this node brings their points."""
+        return tuple(sorted(set(self.remote) - set(self.local)))
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionState:
     """A collection as the server (or the embedded folder) describes it."""
 
@@ -168,6 +185,8 @@ class CollectionState:
     sharding: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The whole config as the server gave it, for a restore that has to make the collection itself."""
+    placement: Placement | None = None
+    """None where nobody said: an embedded storage, a backup of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +358,30 @@ class QdrantRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactProof:
+    """The files that image points name, held against the artifacts of a backup (docs/adr/0018)."""
+
+    index_snapshot: str
+    """The active one."""
+    collection: str
+    points: int
+    references: int
+    """Names of files in the payloads of all points."""
+    broken: int
+    """Those of which the backup holds no file."""
+    examples: tuple[str, ...]
+    """The first broken ones, in words."""
+    names: str
+    """sha256 of the broken names; empty when none is broken. Another one: not what was accepted."""
+    artifacts: str
+    """sha256 of the list of captured artifacts, content and all: an added, removed or altered one changes it."""
+    proved_by: str
+    """Id of the backup whose run asked for all points."""
+    accepted: bool = False
+    """The broken ones are known and meant to be (`--accept-shrink`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shrink:
     """A part that lost most of what it held since the last good backup (design.md, C11)."""
 
@@ -377,6 +420,8 @@ class Record:
     index_snapshots: tuple[Mapping[str, Any], ...] = ()
     """`{name, active, collections, collections_captured}` for each one stored."""
     qdrant: QdrantRecord | None = None
+    artifact_proof: ArtifactProof | None = None
+    """None when points or artifacts were not asked for, or could not be held against each other."""
     key_fingerprints: Mapping[str, str] = field(default_factory=dict[str, str])
     """Salted fingerprints of the image key and the HMAC secret, and the key id."""
     digests: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+from docmind_backup.core.consistency import ArtifactCheck, activation_notes, artifact_check
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
     IN_FLIGHT,
@@ -143,6 +144,8 @@ class BackupPlan:
     watch: Watch
     qdrant: QdrantState | None
     qdrant_required: bool
+    artifact_check: ArtifactCheck | None = None
+    """None: image points are not held against the artifacts."""
 
     @property
     def copy_bytes(self) -> int:
@@ -210,6 +213,7 @@ def plan_backup(
         watch=inventory.watch,
         qdrant=inventory.qdrant if Part.QDRANT in parts else None,
         qdrant_required=choices.qdrant == "required",
+        artifact_check=artifact_check(inventory.active_snapshot, states, parts, earlier, accept=choices.accept_shrink),
     )
 
 
@@ -417,16 +421,9 @@ def _notes(
             "cannot be read after a restore. Keep the key elsewhere, or give --include-env"
         )
     if Part.QDRANT in parts:
-        yield from _metadata_notes(inventory)
+        if inventory.qdrant:
+            yield from activation_notes(
+                inventory.active_snapshot, inventory.qdrant.collections, inventory.deployment_id
+            )
         if not inventory.active and inventory.layout is Layout.V2 and not choices.collections:
             yield "no index snapshot is active: no collection belongs to it; --collection NAME saves one by name"
-
-
-def _metadata_notes(inventory: Inventory) -> Iterator[str]:
-    active, qdrant = inventory.active_snapshot, inventory.qdrant
-    if active is None or qdrant is None:
-        return
-    for state in qdrant.collections:
-        expected = active.collection_metadata.get(state.role)
-        if state.exists and expected is not None and state.metadata != expected:
-            yield f"collection {state.name}: its metadata is not the active index snapshot's; DocMind refuses it"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from docmind_backup.core.model import CollectionState
+from docmind_backup.core.model import CollectionState, Placement
+from docmind_backup.core.server import Point
 from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
 
 DEFAULT_PORT = 6333
@@ -85,6 +89,13 @@ def snapshot_path(name: str, snapshot: str) -> str:
 
 EXACTLY = {"exact": True}
 """The body of a question for a count; without it Qdrant estimates."""
+PAGE_POINTS = 1000
+
+
+def page_body(keys: Sequence[str], offset: int | str | None) -> dict[str, Any]:
+    """The body of a question for one page of points; `offset`: the id that it begins with, None: the first."""
+    start = {} if offset is None else {"offset": offset}
+    return {"limit": PAGE_POINTS, "with_payload": {"include": list(keys)}, "with_vector": False, **start}
 
 
 # -- what it answers; LookupError, TypeError or ValueError where it is of another shape ----------
@@ -104,6 +115,61 @@ def count(result: Any) -> int:
     if not isinstance(points, int) or isinstance(points, bool) or points < 0:
         raise ValueError("a count is a number")
     return points
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points in the order of their ids."""
+
+    points: tuple[Point, ...]
+    next: int | str | None
+    """Id that the next page begins with; None: this was the last."""
+
+
+def page(result: Any, offset: int | str | None) -> Page:
+    """A page that was asked for from `offset` on. It has to lead on: else there would be no end to it."""
+    points = tuple(Point(_point_id(each["id"]), _object(each.get("payload") or {})) for each in result["points"])
+    following = result.get("next_page_offset")
+    after = None if following is None else _point_id(following)
+    places = [_place(point.id) for point in points]
+    if any(here >= there for here, there in pairwise(places)):
+        raise ValueError("points are not in the order of their ids")
+    if places and offset is not None and places[0] < _place(offset):
+        raise ValueError("a page begins before where it was asked to")
+    if after is not None and (not places or _place(after) <= places[-1]):
+        raise ValueError("the next page does not lead on")
+    return Page(points, after)
+
+
+def _place(one: int | str) -> tuple[float, str]:
+    """What ids are ordered by: numbers before UUIDs."""
+    return (inf, one) if isinstance(one, str) else (one, "")
+
+
+def _point_id(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError("the id of a point is a number or a text")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("a payload is an object")
+    return value
+
+
+def placement(result: Any) -> Placement:
+    """Of `GET /collections/{c}/cluster`."""
+    local, remote = result["local_shards"], result["remote_shards"]
+    keys = {str(shard["shard_key"]) for shard in (*local, *remote) if shard.get("shard_key") is not None}
+    return Placement(_shards(local), _shards(remote), tuple(sorted(keys)))
+
+
+def _shards(rows: Any) -> tuple[int, ...]:
+    numbers = {row["shard_id"] for row in rows}
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a shard is a number")
+    return tuple(sorted(numbers))
 
 
 def _text(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
 from docmind_backup.core.environment import Environment
+from docmind_backup.core.fitness import SECRETS, key_warnings, keys, shard_problem, version_problem, version_warning
 from docmind_backup.core.model import (
     IN_FLIGHT,
     Backup,
@@ -74,6 +74,8 @@ class Check:
 
     what: str
     expected: str
+    note: str = ""
+    """What else is to be known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Target:
     layout: Layout
     places: tuple[Place, ...]
     qdrant: TargetQdrant | None
+    keys: Mapping[str, str] | None = None
+    """Fingerprints of its keys with the salt of the backup's record; None: nobody looked."""
 
 
 def plan_restore(backup: Backup, target: Target) -> RestorePlan:
@@ -152,7 +156,7 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
         warnings=tuple(_warnings(backup, target, pairs)),
         steps=steps,
         space=space,
-        checks=tuple(_checks(backup)),
+        checks=tuple(_checks(backup, target)),
     )
 
 
@@ -267,24 +271,6 @@ def _collections(qdrant: QdrantRecord, target: Target) -> Iterator[RestoreStep]:
             yield RestoreStep(Action.ALIAS, alias, taken.name, notes=("aliases are not in snapshots",))
 
 
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-
-
-def version_problem(made_with: str, target: str) -> str:
-    """Why a snapshot of one Qdrant version may not go to another; empty when it may.
-
-    Rule: same minor version (patch not older) or the next minor (Qdrant's own promise of storage compatibility).
-    """
-    old, new = _VERSION.match(made_with), _VERSION.match(target)
-    if not old or not new:
-        return f"versions cannot be compared: made with '{made_with}', target has '{target}'"
-    (a, b, c), (x, y, z) = (tuple(map(int, m.groups())) for m in (old, new))
-    if x == a and ((y == b and z >= c) or y == b + 1):
-        return ""
-    needed = f"{a}.{b}.{c} or later of {a}.{b}, or {a}.{b + 1}"
-    return f"the target runs Qdrant {target}; a snapshot of {made_with} needs {needed}"
-
-
 # -- what stands in the way ----------------------------------------------------------------------
 
 
@@ -319,8 +305,8 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
             yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
         for alias in sorted(set(taken.state.aliases) & set(target.names)):
             yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
-        if taken.state.sharding == "custom":
-            yield f"{taken.name} has custom sharding: an upload answers 200 and brings no points"
+        if problem := shard_problem(taken):
+            yield problem
 
 
 def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterator[str]:
@@ -334,8 +320,9 @@ def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterato
         yield f"the backup is of a {record.layout} environment, the target is {target.layout}"
     if target.qdrant and record.qdrant:
         yield from _alias_warnings(record.qdrant.collections, target.qdrant.aliases or {})
-    if record.key_fingerprints:
-        yield "the target needs the same image key and HMAC secret as the backup's environment had"
+        if warning := version_warning(record.qdrant.version, target.qdrant.version):
+            yield warning
+    yield from key_warnings(record, target.keys)
     if record.qdrant and record.qdrant.embedded:
         yield "an embedded Qdrant stores pickles: restore it only if you trust where the backup has been"
     if not backup.verified:
@@ -353,7 +340,7 @@ def _alias_warnings(collections: Iterable[CollectionRecord], aliases: Mapping[st
 # -- afterwards ----------------------------------------------------------------------------------
 
 
-def _checks(backup: Backup) -> Iterator[Check]:
+def _checks(backup: Backup, target: Target) -> Iterator[Check]:
     record = backup.record
     yield Check("files", f"{record.totals.files:,}, each with the sha256 of SHA256SUMS")
     active = next((s for s in record.index_snapshots if s["active"]), None)
@@ -362,5 +349,16 @@ def _checks(backup: Backup) -> Iterator[Check]:
     if record.scope.deployment_id and Part.IDENTITY in record.included:
         yield Check("data/.deployment-id", record.scope.deployment_id)
     for taken in record.qdrant.collections if record.qdrant else ():
-        points = f"{taken.points_min:,}" + (f" to {taken.points_max:,}" if taken.points_max != taken.points_min else "")
-        yield Check(f"points in {taken.name}", points)
+        yield _points(taken)
+    for name, key in keys(record, target.keys).items():
+        yield Check(SECRETS[name].words, "the one whose fingerprint is recorded", f"the target has {key}")
+
+
+def _points(taken: CollectionRecord) -> Check:
+    if taken.points_min == taken.points_max:
+        return Check(f"points in {taken.name}", f"{taken.points_min:,}")
+    return Check(
+        f"points in {taken.name}",
+        f"{taken.points_min:,} to {taken.points_max:,}",
+        "points were written while it was saved: each count between these is right",
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from docmind_backup.core.model import CollectionState
+from docmind_backup.core.model import CollectionState, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class ServerSnapshot:
 class Downloaded:
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a collection, without its vectors."""
+
+    id: int | str
+    """A number, or a UUID as text."""
+    payload: Mapping[str, Any]
+    """Of it only what was asked for."""
 
 
 class CollectionServer(Protocol):
@@ -65,6 +75,14 @@ class CollectionServer(Protocol):
 
     def count(self, name: str) -> int:
         """Exact number of points."""
+        ...
+
+    def placement(self, name: str) -> Placement:
+        """Where its shards lie."""
+        ...
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        """All points in the order of their ids, a page at a time, with these keys of their payloads."""
         ...
 
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
