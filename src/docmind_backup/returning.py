@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from docmind_backup import durable, snapshot_tar, uploads
 from docmind_backup.collection import capture_collection
 from docmind_backup.core import returning as core
-from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, ignore
+from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.restore import TargetQdrant
 from docmind_backup.core.returning import Course, Expected, Notes, Saved, Stage, Way
 from docmind_backup.core.server import RestoreTarget
-from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError
+from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError, QdrantRefused
 from docmind_backup.ledger import Ledger, clean_up
 from docmind_backup.uploads import Patience, Upload
 
@@ -202,20 +202,32 @@ class CollectionReturn:
         return proved, proved
 
     def _try(self, course: Course) -> Course:
-        """Upload and compare where nothing is; of a name that is free, find out whether the server lets us write."""
+        """Upload and compare where nothing is; before a first upload, find out whether the server lets us write."""
         server = self._server
         if course.tried:
             uploads.remove(server, course.trial, course.files)
         uploads.check_free(server, course.trial)
-        course = self._note(course, tried=True)
+        if course.way is not Way.EXACT:
+            course = self._probe(course)
         if course.way is Way.NEW:
-            server.create_collection(course.trial)
-        else:
-            found = self._upload(course, course.trial)
-            course = replace(course, points=(found.points, found.points))
+            return course
+        course = self._note(course, tried=True)
+        found = self._upload(course, course.trial)
+        course = replace(course, points=(found.points, found.points))
         if course.way is Way.ALIAS:
             return course
         uploads.remove(server, course.trial, course.files)
+        return self._note(course, tried=False)
+
+    def _probe(self, course: Course) -> Course:
+        """A key that may only read is refused here, before any data moves; a refusal made nothing."""
+        course = self._note(course, tried=True)
+        try:
+            self._server.create_collection(course.trial)
+        except QdrantRefused:
+            self._note(course, tried=False)
+            raise
+        uploads.remove(self._server, course.trial, course.files)
         return self._note(course, tried=False)
 
     # -- the old one
@@ -261,7 +273,8 @@ class CollectionReturn:
             notes=[],
         )
         if isinstance(taken, Omission):
-            raise QdrantError(f"{old.name} could not be saved before it is replaced: {taken.detail}")
+            kind = QdrantRefused if taken.reason is Reason.REFUSED else QdrantError
+            raise kind(f"{old.name} could not be saved before it is replaced: {taken.detail}")
         return taken[0]
 
     def _remove_old(self, course: Course) -> Course:
