@@ -17,6 +17,8 @@ import pytest
 
 pytest.importorskip("qdrant_edge")
 
+from tests.conftest import Cli
+from tests.environments import DocMindV2
 from tests.returning_worlds import (
     FOREIGN,
     METADATA,
@@ -35,6 +37,7 @@ from tests.returning_worlds import (
 from tests.snapshots import RECORDINGS, recorded
 from tests.standin import StandIn
 
+from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Advanced
 from docmind_backup.core.model import Event as RunEvent
 from docmind_backup.core.returning import Stage
@@ -325,8 +328,9 @@ def error_500(standin: StandIn, at: int) -> None:
 
 
 def full_disk(standin: StandIn, at: int) -> None:
+    """Where the server needs room: for a snapshot, or an upload."""
     body = envelope("Service internal error: No space left on device (os error 28)")
-    standin.faults.answer("*", "", 500, JSON, body, skip=at)
+    standin.faults.answer("POST", "/snapshots(/upload)?$", 500, JSON, body, skip=at)
 
 
 def not_served(standin: StandIn, at: int) -> None:
@@ -368,21 +372,24 @@ def test_after_a_failure_at_any_call_all_is_as_it_was_or_restored(
 ) -> None:
     WORLDS[world](standin)
     before = everything(standin)
-    failed = 0
-    for at in range(MOST):
-        met = disturbed(standin, FAULTS[fault], at)
-        try:
-            restore(standin, backup, tmp_path / str(at))
-        except BackupError:
-            failed += 1
-        else:
-            standin.faults.rules.clear()
-            assert_restored(standin)
-            roll_back(standin, backup, tmp_path / str(at))
-        assert without_lost(everything(standin), before) == before, f"call {at}"
-        forget_lost(standin, before)
-        if not met():
-            break
+    at = failed = 0
+    with connected(standin.url) as server:
+        for at in range(MOST):
+            one = returning(server, backup, tmp_path / str(at))
+            met = disturbed(standin, FAULTS[fault], at)
+            try:
+                one.prepare()
+                one.apply()
+            except BackupError:
+                failed += 1
+            else:
+                standin.faults.rules.clear()
+                assert_restored(standin)
+                one.roll_back()
+            assert without_lost(everything(standin), before) == before, f"call {at}"
+            forget_lost(standin, before)
+            if not met():
+                break
     assert failed
     assert at < MOST - 1
 
@@ -409,16 +416,20 @@ def test_a_failure_while_rolling_back_is_made_good_by_the_next(
 ) -> None:
     WORLDS[world](standin)
     before = everything(standin)
-    for at in range(MOST):
-        standin.faults.rules.clear()
-        restore(standin, backup, tmp_path / str(at))
-        met = disturbed(standin, FAULTS[fault], at)
-        with suppress(BackupError):
-            roll_back(standin, backup, tmp_path / str(at))
-        roll_back(standin, backup, tmp_path / str(at))
-        assert everything(standin) == before, f"call {at}"
-        if not met():
-            break
+    at = 0
+    with connected(standin.url) as server:
+        for at in range(MOST):
+            one = returning(server, backup, tmp_path / str(at))
+            standin.faults.rules.clear()
+            one.prepare()
+            one.apply()
+            met = disturbed(standin, FAULTS[fault], at)
+            with suppress(BackupError):
+                one.roll_back()
+            one.roll_back()
+            assert everything(standin) == before, f"call {at}"
+            if not met():
+                break
     assert at < MOST - 1
 
 
@@ -580,3 +591,24 @@ def test_an_unusual_name_comes_back(standin: StandIn, backup: Backup, tmp_path: 
     assert_restored(standin, odd)
     roll_back(standin, renamed, tmp_path / "home")
     assert everything(standin) == before
+
+
+def test_what_create_recorded_comes_back_to_another_server(
+    cli: Cli, env: DocMindV2, server: StandIn, tmp_path: Path
+) -> None:
+    """Through backup.json: points with vectors, indexes, metadata and aliases of both collections."""
+    server.create_alias("docs-live", env.text_collection)
+    made = cli("create", "-C", env.project, "--only", "qdrant", "--json")
+    assert made.code == 0
+    directory = Path(made.json()["directory"])
+    record = fmt.read_record((directory / "backup.json").read_bytes())
+    assert record.qdrant is not None
+
+    with StandIn() as standin, connected(standin.url) as target:
+        for number, taken in enumerate(record.qdrant.collections):
+            one = returning(target, Backup(taken, directory / taken.path), tmp_path / str(number))
+            one.prepare()
+            one.apply()
+
+        assert everything(standin) == everything(server)
+        assert len(standin.collections()) == 2

@@ -197,9 +197,10 @@ class QdrantServer(Restoring):
 
     # -- changing it (qdrant_restore.py) ---------------------------------------------------------
 
-    def change(self, method: str, path: str, **content: Any) -> httpx.Response:
-        timeout = httpx.Timeout(self._timeouts.create, connect=self._timeouts.connect, write=self._timeouts.stall)
-        with self._heard(self._timeouts.create):
+    def change(self, method: str, path: str, *, slow: bool = False, **content: Any) -> httpx.Response:
+        waited_s = self._timeouts.create if slow else self._timeouts.request
+        timeout = httpx.Timeout(waited_s, connect=self._timeouts.connect, write=self._timeouts.stall)
+        with self._heard(waited_s):
             return self._http.request(method, self._url + path, timeout=timeout, **content)
 
     def refusals(self) -> rest.Refusals:

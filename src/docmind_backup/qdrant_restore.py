@@ -19,10 +19,10 @@ class Restoring(ABC):
     def aliases(self) -> dict[str, str]: ...
 
     @abstractmethod
-    def change(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """Send a request that alters something and give its answer, whatever its status; as long as a create may take.
+    def change(self, method: str, path: str, *, slow: bool = False, **content: Any) -> httpx.Response:
+        """Send a request that alters something and give its answer, whatever its status.
 
-        Raises QdrantUnreachable when there is none.
+        `slow`: it may take as long as making a snapshot. Raises QdrantUnreachable when there is no answer.
         """
 
     @abstractmethod
@@ -35,7 +35,7 @@ class Restoring(ABC):
         query = {"wait": "true", "priority": "snapshot", "checksum": sha256}
         with snapshot.open("rb") as opened:
             form = {"snapshot": (rest.file_name(file), _Told(opened, on_bytes), "application/octet-stream")}
-            answer = self.change("POST", rest.upload_path(name), params=query, files=form)
+            answer = self.change("POST", rest.upload_path(name), slow=True, params=query, files=form)
         if answer.status_code != 200:
             raise self.refusals().of_upload(answer.status_code, answer.content)
 
