@@ -452,13 +452,12 @@ def test_when_it_cannot_be_put_back_it_is_said_and_can_be_done_later(
 
 
 def test_an_upload_that_fails_leaves_no_file_on_the_server(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
-    """The server stores what it then cannot unpack; without a collection nothing would list it."""
+    """It stored what it then made no collection of; without one nothing would list the file."""
     WORLDS["new"](standin)
     before = everything(standin)
     with connected(standin.url) as server:
         one = returning(server, backup, tmp_path / "home")
         one.prepare()
-        standin.faults.before("POST", "/upload$", lambda: backup.snapshot.stat())
         standin.faults.after("POST", "/upload$", lambda: standin.state.collections.pop(NAME))
         with pytest.raises(QdrantError, match="it is not there"):
             one.apply()
