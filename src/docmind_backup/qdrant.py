@@ -28,6 +28,7 @@ from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
+from docmind_backup.qdrant_restore import Restoring
 from docmind_backup.receiving import receive
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class _Timeouts:
     stall: float
 
 
-class QdrantServer:
-    """core/server.py's CollectionServer over REST; for one thread at a time."""
+class QdrantServer(Restoring):
+    """core/server.py's CollectionServer and RestoreTarget over REST; for one thread at a time."""
 
     def __init__(self, url: str, key: str, timeouts: _Timeouts) -> None:
         self._url = url
@@ -220,6 +221,17 @@ class QdrantServer:
                 return receive(body.fill, target, on_bytes)
             plain = _Plain(body, promised, line.get_extra_info("socket"), self._timeouts.stall)
             return receive(plain.fill, target, on_bytes)
+
+    # -- changing it (qdrant_restore.py) ---------------------------------------------------------
+
+    def change(self, method: str, path: str, *, slow: bool = False, **content: Any) -> httpx.Response:
+        waited_s = self._timeouts.create if slow else self._timeouts.request
+        timeout = httpx.Timeout(waited_s, connect=self._timeouts.connect, write=self._timeouts.stall)
+        with self._heard(waited_s):
+            return self._http.request(method, self._url + path, timeout=timeout, **content)
+
+    def refusals(self) -> rest.Refusals:
+        return self._refusals
 
     # -- asking ----------------------------------------------------------------------------------
 

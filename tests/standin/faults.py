@@ -86,6 +86,19 @@ class Canned:
 class HangUp:
     """The connection ends without an answer."""
 
+    served: bool = False
+    """What was asked is done all the same; only the answer is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Called when the request was served, before its answer goes out."""
+
+    act: Callable[[], object]
+
+
+Act = Canned | HangUp | After | Callable[[], object]
+
 
 @dataclass(slots=True)
 class Rule:
@@ -93,7 +106,7 @@ class Rule:
 
     method: str
     pattern: str
-    act: Canned | HangUp | Callable[[], object]
+    act: Act
     times: int | None
     skip: int
     """Matching requests that still pass untouched."""
@@ -167,8 +180,14 @@ class Faults:
     def redirect(self, method: str, pattern: str, location: str, *, times: int | None = 1) -> None:
         self.answer(method, pattern, 307, {"location": location}, times=times)
 
-    def hang_up(self, method: str, pattern: str, *, times: int | None = 1, skip: int = 0) -> None:
-        self.rules.append(Rule(method, pattern, HangUp(), times, skip))
+    def hang_up(self, method: str, pattern: str, *, times: int | None = 1, skip: int = 0, served: bool = False) -> None:
+        self.rules.append(Rule(method, pattern, HangUp(served), times, skip))
+
+    def after(
+        self, method: str, pattern: str, act: Callable[[], object], *, times: int | None = 1, skip: int = 0
+    ) -> None:
+        """Call `act` when such a request has been served, before its answer goes out."""
+        self.rules.append(Rule(method, pattern, After(act), times, skip))
 
     def before(
         self,
@@ -182,7 +201,7 @@ class Faults:
         """Call `act` when such a request has come in, before it is served (to delete the collection, say)."""
         self.rules.append(Rule(method, pattern, act, times, skip))
 
-    def rules_for(self, method: str, path: str) -> list[Canned | HangUp | Callable[[], object]]:
+    def rules_for(self, method: str, path: str) -> list[Act]:
         """What applies to this request; counts it."""
         with self._lock:
             return [rule.act for rule in self.rules if rule.take(method, path)]

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from tests.standin import routes
 from tests.standin.calls import Accepted, Call, Download, Outcome, Plain, Reply, dumps
 from tests.standin.faults import (
+    After,
     Canned,
     ChunkedCut,
     CloseDelimited,
@@ -78,6 +79,7 @@ def handler_for(site: Site) -> type[BaseHTTPRequestHandler]:
 
 class Wire(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: else 40 ms an answer
     site: Site
 
     def serve(self) -> None:
@@ -85,16 +87,26 @@ class Wire(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self._read_body(headers)
         request = self.site.note(self.command, self.path, headers, body)
+        later: list[After | HangUp] = []
         for act in self.site.faults.rules_for(self.command, request.path):
+            match act:
+                case HangUp(served=False):
+                    self.close_connection = True
+                    return
+                case Canned():
+                    request.status = act.status
+                    self._send_canned(act)
+                    return
+                case After() | HangUp():
+                    later.append(act)
+                case _:
+                    act()
+        answer = self._answer(headers, body, started)
+        for act in later:
             if isinstance(act, HangUp):
                 self.close_connection = True
                 return
-            if isinstance(act, Canned):
-                request.status = act.status
-                self._send_canned(act)
-                return
-            act()
-        answer = self._answer(headers, body, started)
+            act.act()
         request.status = answer.status
         self._send(answer, offers_gzip=_offers_gzip(headers))
 

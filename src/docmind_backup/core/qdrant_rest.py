@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -85,6 +85,27 @@ def collection_path(name: str) -> str:
 
 def snapshot_path(name: str, snapshot: str) -> str:
     return f"{collection_path(name)}/snapshots/{quote(file_name(snapshot), safe='')}"
+
+
+def upload_path(name: str) -> str:
+    return f"{collection_path(name)}/snapshots/upload"
+
+
+EMPTY: Mapping[str, Any] = {"vectors": {"size": 1, "distance": "Dot"}}
+"""The body that makes a collection which is there only for what lies under its name."""
+
+
+def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """What turns `now` into `wanted` in one request (alias -> collection, None: gone); empty when it is so already."""
+    actions: list[dict[str, Any]] = []
+    for alias, collection in sorted(wanted.items()):
+        if now.get(alias) == collection:
+            continue
+        if alias in now:
+            actions.append({"delete_alias": {"alias_name": alias}})
+        if collection is not None:
+            actions.append({"create_alias": {"collection_name": collection, "alias_name": alias}})
+    return actions
 
 
 EXACTLY = {"exact": True}
@@ -200,6 +221,10 @@ def state(name: str, found: Any, *, points: int, aliases: tuple[str, ...]) -> Co
         raise QdrantError(f"Qdrant's description of {name!r} is not one that this tool knows") from error
 
 
+_WORKSPACE = re.compile(r"[^`'\s]*/col-[^/`']*-recovery-\w+/")
+"""Where the server unpacks; says nothing to whoever reads about it here."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Refusals:
     """Turns answers that are not 200 into errors that say what to do."""
@@ -229,6 +254,17 @@ class Refusals:
                 problem = f"the disk of the Qdrant server (not that of the backups) is full: {words}"
                 return QdrantError(problem, hint="free space where Qdrant keeps its storage and snapshots")
         return QdrantError(f"Qdrant at {self.url} answered {status}: {words}")
+
+    def of_upload(self, status: int, body: bytes) -> QdrantError:
+        """As `of`. Qdrant 1.18 tells a wrong checksum (400) from what it cannot unpack (500, with paths of its own)."""
+        words = self._words(body)
+        if status == 400 and words.startswith("Checksum mismatch"):
+            problem = f"what arrived at Qdrant ({self.url}) is not the snapshot that was sent"
+            return QdrantError(problem, hint="something on the way alters it; try again, or nearer to the server")
+        refusal = self.of(status, body, changes="restoring a collection")
+        if status != 500 or "No space left" in words:
+            return refusal
+        return QdrantError(f"Qdrant at {self.url} could not restore the snapshot: {_WORKSPACE.sub('', words)}")
 
     def unknown_answer(self) -> QdrantError:
         problem = f"an answer of {self.url} is not one that this tool knows"

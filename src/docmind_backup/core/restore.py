@@ -295,18 +295,28 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
     if target.error:
         yield f"Qdrant at {target.url}: {target.error}"
         return
-    if target.peers > 1:
-        yield f"Qdrant at {target.url} is a cluster of {target.peers} nodes: each needs its own node's snapshot"
-    if problem := version_problem(qdrant.version, target.version):
-        yield problem
+    yield from server_blockers(target, made_with=qdrant.version)
     for taken in qdrant.collections:
         aliased = (target.aliases or {}).get(taken.name)
         if aliased:
             yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
-        for alias in sorted(set(taken.state.aliases) & set(target.names)):
-            yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
-        if problem := shard_problem(taken):
-            yield problem
+        yield from collection_blockers(taken, target.names)
+
+
+def server_blockers(target: TargetQdrant, *, made_with: str) -> Iterator[str]:
+    """Why no snapshot made with that version of Qdrant can go to this server."""
+    if target.peers > 1:
+        yield f"Qdrant at {target.url} is a cluster of {target.peers} nodes: each needs its own node's snapshot"
+    if problem := version_problem(made_with, target.version):
+        yield problem
+
+
+def collection_blockers(taken: CollectionRecord, names: Iterable[str]) -> Iterator[str]:
+    """Why this collection cannot go to a server where the collections `names` are."""
+    for alias in sorted(set(taken.state.aliases) & set(names)):
+        yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
+    if problem := shard_problem(taken):
+        yield problem
 
 
 def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterator[str]:

@@ -98,3 +98,28 @@ class CollectionServer(Protocol):
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """No error when it is already gone."""
         ...
+
+
+class RestoreTarget(CollectionServer, Protocol):
+    """A server that collections are brought back to. It does as told: what may be deleted is the caller's to know."""
+
+    def upload_snapshot(
+        self, name: str, snapshot: Path, *, file: str, sha256: str, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Restore `snapshot` under `name`, which it makes; its copy stays there as the snapshot `file` of `name`.
+
+        `on_bytes` is told what was sent. QdrantUnreachable: the server may finish all the same.
+        """
+        ...
+
+    def create_collection(self, name: str) -> None:
+        """An empty one, whatever its vectors: without it the files under its name cannot be reached."""
+        ...
+
+    def delete_collection(self, name: str) -> None:
+        """With its aliases, without its snapshots; no error when it is already gone."""
+        ...
+
+    def set_aliases(self, wanted: Mapping[str, str | None]) -> None:
+        """alias -> collection, None for no such alias; all in one step, the others as they are."""
+        ...
