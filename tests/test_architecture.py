@@ -28,11 +28,13 @@ SEAMS = {
     "httpx": {"qdrant"},
     "httpcore": {"qdrant"},
     "qdrant_client": {"qdrant", "sample"},
+    "qdrant_edge": {"engines"},
+    "duckdb": {"engines"},
 }
 """Each library that is not ours, and the modules that know it. One that is not here is known to none."""
 
-LAZY = {"qdrant_client"}
-"""Imported inside functions only: over a second of numpy and grpc."""
+LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
+"""Imported inside functions only: over a second of numpy and grpc; or of an extra that need not be there."""
 
 START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
@@ -63,6 +65,8 @@ ALLOWED = {
     "collection": "core errors durable ledger sharing",
     "copying": "core direct",
     "crew": "core copying",
+    "deep": "core errors scratch",
+    "engines": "core snapshot_tar",
     "databases": "core copying readlock staging",
     "direct": "",
     "durable": "errors",
@@ -74,6 +78,7 @@ ALLOWED = {
     "receiving": "core direct",
     "records": "__init__ core durable",
     "sample": "",
+    "scratch": "core errors folders",
     "sharing": "core catalog folders",
     "folders": "",
     "snapshot_tar": "",
@@ -91,6 +96,7 @@ ALLOWED = {
     "core.readme": "core.format core.model core.qdrant_rest core.restore",
     "core.planner": "core.environment core.model core.sharing",
     "core.sharing": "core.model",
+    "core.proof": "core.model",
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
     "core.restore": "core.environment core.model core.units",
