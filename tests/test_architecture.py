@@ -53,7 +53,7 @@ ALLOWED = {
     "whereabouts": "",
     # what the tool does
     "operations": "core errors catalog events executor ledger looking scan",
-    "rounds": "core errors catalog looking sharing verify",
+    "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
     "scan": "core errors embedded",
@@ -81,6 +81,8 @@ ALLOWED = {
     "scratch": "core errors folders",
     "sharing": "core catalog folders",
     "folders": "",
+    "foreign": "core catalog copying snapshot_tar verify",
+    "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "staging": "core copying readlock sharing",
     # pure
@@ -97,11 +99,12 @@ ALLOWED = {
     "core.planner": "core.environment core.model core.sharing",
     "core.sharing": "core.model",
     "core.proof": "core.model",
+    "core.foreign": "core.docmind core.format core.model",
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
     "core.restore": "core.environment core.model core.units",
     "core.rotator": "core.model errors",
-    "core.verifier": "core.model errors",
+    "core.verifier": "core.model core.proof errors",
 }
 """Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
 

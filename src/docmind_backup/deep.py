@@ -20,6 +20,7 @@ NEEDED = {"qdrant-edge-py": (0, 9), "duckdb": (1, 3)}
 """The oldest versions of the extra's packages: Qdrant's engine before 0.9 does not replay the write-ahead log."""
 PATIENCE_S, BYTES_PER_S = 120, 10 * 1024 * 1024
 """How long an engine may take: so long, and so much longer for each byte."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_ANSWER = 64 * 1024 * 1024
 
 
@@ -35,6 +36,8 @@ class Rows(NamedTuple):
     rows: dict[str, int]
     """Of each table."""
     engine: str
+    orphans: tuple[str, ...] = ()
+    """Sentences: foreign keys that lead nowhere, some of them. The application wrote them so."""
 
 
 def missing(package: str) -> str:
@@ -94,7 +97,8 @@ def prove_duckdb(
 
 
 def _rows(found: dict[str, Any]) -> Rows:
-    return Rows({str(name): int(count) for name, count in found["rows"].items()}, str(found["engine"]))
+    rows = {str(name): int(count) for name, count in found["rows"].items()}
+    return Rows(rows, str(found["engine"]), tuple(map(str, found.get("orphans", ()))))
 
 
 def _require(package: str) -> None:
@@ -125,8 +129,26 @@ def _ask(task: str, path: Path, made: Scratch, timeout_s: float) -> dict[str, An
     """Have the engine look at it, and wait; whatever happens, its process is gone afterwards."""
     words = [task, str(path), str(made.path), str(int(timeout_s) + 10)]
     answer, said = made.path / "answer", made.path / "said"
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # none comes between starting it and seeing to its end
+    try:
+        process = _started(words, answer, said, made)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise CannotProve(f"the engine came to no end within {timeout_s:.0f} seconds and was stopped") from None
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    _check_ended(code, said, made)
+    return _answer(answer, made)
+
+
+def _started(words: list[str], answer: Path, said: Path, made: Scratch) -> subprocess.Popen[bytes]:
     with answer.open("xb") as out, said.open("xb") as err:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "docmind_backup.engines", *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -134,15 +156,6 @@ def _ask(task: str, path: Path, made: Scratch, timeout_s: float) -> dict[str, An
             pass_fds=(made.fd,),
             start_new_session=True,
         )
-    try:
-        code = process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        raise CannotProve(f"the engine came to no end within {timeout_s:.0f} seconds and was stopped") from None
-    finally:
-        process.kill()
-        process.wait()
-    _check_ended(code, said, made)
-    return _answer(answer, made)
 
 
 def _check_ended(code: int, said: Path, made: Scratch) -> None:

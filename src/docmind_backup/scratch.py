@@ -20,6 +20,12 @@ KEEP_FREE = 64 * 1024 * 1024
 """Bytes that are left to others on the file system."""
 
 
+class NoScratch(BackupError):
+    """None can be made: what needs one is left undone."""
+
+    exit_code = 5
+
+
 class Scratch(NamedTuple):
     """A private folder, there as long as it is used."""
 
@@ -37,7 +43,7 @@ def default_root() -> Path:
 def scratch(needed: int, root: Path | None = None) -> Iterator[Scratch]:
     """A new folder with room for `needed` bytes; removed at the end, with all that is in it.
 
-    First removes what runs of this user that were killed left there. Raises NoSpace, BackupError.
+    First removes what runs of this user that were killed left there. Raises NoSpace, NoScratch.
     """
     root = root or default_root()
     try:
@@ -45,7 +51,7 @@ def scratch(needed: int, root: Path | None = None) -> Iterator[Scratch]:
         check_room(root, needed)
         made = _make(root)
     except OSError as error:
-        raise BackupError(f"no scratch folder can be made in {root}: {error.strerror}", hint=HINT) from error
+        raise NoScratch(f"no scratch folder can be made in {root}: {error.strerror}", hint=HINT) from error
     try:
         yield made
     finally:

@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,17 @@ def check(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         return tuple(islice(_problems(file, size, on_bytes), MAX_PROBLEMS))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The JSON documents at the top of the snapshot at `path`, by name, as far as they can be read. Raises OSError."""
+    found: dict[str, Any] = {}
+    with path.open("rb") as file, suppress(_TornError):
+        for member in _members(file, 0, os.fstat(file.fileno()).st_size):
+            if "/" not in member.name and member.name.endswith(".json"):
+                document, problem = _document(member, file)
+                found |= {} if problem else {member.name: document}
+    return found
 
 
 def unpack(path: Path, folder: Path) -> None:

@@ -84,3 +84,31 @@ def shard_words(proof: Proof) -> str:
     """What of the collection is not in the snapshot; empty when it is whole."""
     held, named = len(proof.shards), len(proof.shards) + len(proof.elsewhere)
     return "" if proof.whole else f"{held} of {named} shards: the others are on another node"
+
+
+# -- a whole backup ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedCollection:
+    name: str
+    path: str
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedDatabase:
+    path: str
+    rows: Mapping[str, int]
+    """Of each table."""
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deepened:
+    """What the engines said of all that can be opened in a backup."""
+
+    collections: tuple[ProvedCollection, ...] = ()
+    databases: tuple[ProvedDatabase, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Sentences for people: what is true, worth knowing, and no damage."""
