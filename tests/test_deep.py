@@ -255,6 +255,21 @@ def test_a_snapshot_of_one_node_of_two_says_what_cannot_be_held_against_it(cli: 
     assert "18 points in 1 of 2 shards" in unproved["why"]
 
 
+@pytest.mark.parametrize(("version", "code"), [("1.18.3", 4), ("1.16.0", 4), ("1.12.4", 5), ("1.31.0", 5), ("", 5)])
+def test_what_the_engine_need_not_know_is_not_called_damaged(
+    version: str, code: int, cli: Cli, collections: Path
+) -> None:
+    path = with_snapshot(collections, payloads_emptied(recorded("text")), 25)
+    made = record(collections)
+    assert made.qdrant
+    write_record(collections, replace(made, qdrant=replace(made.qdrant, version=version)))
+
+    got, found = verified(cli, collections)
+
+    assert got == code
+    assert [one["what"] for one in found["unproved"]] == ([path] if code == 5 else [])
+
+
 PROOFS = [
     (Proof(25, "", 25), 25, 25, ""),
     (Proof(24, "", 24), 25, 25, "it has 24 points, the record says 25"),
@@ -369,7 +384,7 @@ def test_v1_uploads_are_held_against_sizes_and_times(cli: Cli, tmp_path: Path) -
         code, found = verified(cli, only_backup(root))
         assert code == 0
         assert f"the uploads {words} that index snapshot {env.index_snapshot}" in found["deep"]["remarks"][0]
-        write_upload(env.uploads, 9, "more")
+        write_upload(env.uploads, 9, 1)
 
 
 # -- without the extra, and how it goes with the other options -----------------------------------

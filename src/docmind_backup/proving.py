@@ -27,7 +27,16 @@ from docmind_backup.core.model import (
     StepStarted,
     ignore,
 )
-from docmind_backup.core.proof import Deepened, Proof, ProvedCollection, ProvedDatabase, lack, points, shard_words
+from docmind_backup.core.proof import (
+    Deepened,
+    Proof,
+    ProvedCollection,
+    ProvedDatabase,
+    lack,
+    points,
+    shard_words,
+    unknown_to_engine,
+)
 from docmind_backup.core.restore import SIDECARS
 from docmind_backup.core.verifier import Altered, Finding, Unexpected, Unproved, Unreadable, Verification
 from docmind_backup.deep import CannotProve, Rows
@@ -99,15 +108,21 @@ class _Proving:
             deep=Deepened(tuple(self._collections), tuple(self._databases), tuple(self._remarks)),
         )
 
-    def _tried(self, path: str, prove: Callable[[], T]) -> T | None:
-        """What `prove` gives; None when it is damaged or could not be judged, which is noted."""
+    def _tried(self, path: str, prove: Callable[[], T], doubt: str = "") -> T | None:
+        """What `prove` gives; None when it is damaged or could not be judged, which is noted.
+
+        `doubt`: why the engine need not be able to read it.
+        """
         self._on_event(StepStarted(path))
         outcome = "opened"
         try:
             return prove()
         except DamageFound as error:
-            outcome = "damaged"
-            self._findings.append(Altered(path, str(error)))
+            outcome = "not proved" if doubt else "damaged"
+            if doubt:
+                self._unproved.append(Unproved(path, f"{error}; {doubt}"))
+            else:
+                self._findings.append(Altered(path, str(error)))
         except (CannotProve, NoScratch, NoSpace) as error:
             outcome = "not proved"
             self._unproved.append(Unproved(path, str(error), error.hint))
@@ -156,7 +171,8 @@ class _Proving:
         if embedded and self._knows_damage(Part.QDRANT, taken.path):
             return
         prove = _prove_embedded if embedded else deep.prove_snapshot
-        proof = self._tried(taken.path, lambda: prove(path))
+        doubt = "" if embedded else unknown_to_engine(self._record.qdrant.version if self._record.qdrant else "")
+        proof = self._tried(taken.path, lambda: prove(path), doubt)
         if proof:
             self._collections.append(ProvedCollection(taken.name, taken.path, proof))
             self._judge(taken, proof)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,21 @@ def lack(taken: CollectionRecord, proof: Proof) -> str:
             "only its write-ahead log brings the others back"
         )
     return ""
+
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.")
+_KNOWN = (1, 16), (1, 20)
+"""The oldest and newest servers whose snapshots the engine is known to open; before, RocksDB may lie in them."""
+
+
+def unknown_to_engine(server: str) -> str:
+    """Why the engine need not be able to open a snapshot of such a server, a sentence; empty when it has to."""
+    match = _VERSION.match(server)
+    if match and _KNOWN[0] <= (int(match[1]), int(match[2])) <= _KNOWN[1]:
+        return ""
+    old, new = (".".join(map(str, one)) for one in _KNOWN)
+    whose = f"it was made by Qdrant {server}" if server else "nobody wrote down by which Qdrant it was made"
+    return f"{whose}, and the engine is known to open those of {old} to {new}"
 
 
 def points(count: int) -> str:
