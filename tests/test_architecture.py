@@ -36,14 +36,26 @@ SEAMS = {
 LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
 """Imported inside functions only: over a second of numpy and grpc; or of an extra that need not be there."""
 
-START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
+START_UP = {
+    "settings",
+    "compose",
+    "operations",
+    "looking",
+    "rounds",
+    "render",
+    "documents",
+    "demo",
+    "qdrant",
+    "sample",
+    "scripting",
+}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations render rounds verify",
+    "cli": "__init__ core errors compose demo documents looking operations render rounds scripting verify",
     "render": "core catalog operations",
     "documents": "core catalog operations",
     "demo": "errors render sample settings",
@@ -52,7 +64,8 @@ ALLOWED = {
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger looking scan",
+    "operations": "core errors catalog events executor ledger looking scan scripting",
+    "scripting": "core errors catalog durable",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
@@ -103,6 +116,8 @@ ALLOWED = {
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
     "core.restore": "core.environment core.model core.units",
+    "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
+    "core.shell": "",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model core.proof errors",
 }

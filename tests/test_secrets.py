@@ -121,6 +121,7 @@ def test_no_command_lets_a_secret_out(include: str, cli: Cli, env: DocMindV2, lo
         ("verify", "--all", *here, "--json"),
         ("restore-plan", "latest", *here),
         ("restore-plan", "latest", *here, "--json"),
+        ("restore-plan", "latest", *here, "--script"),
         ("show-config", *here),
         ("show-config", *here, "--json"),
         ("prune", *here, "--keep-last", "1"),

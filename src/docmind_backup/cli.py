@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from docmind_backup.looking import Look
     from docmind_backup.render import Face
     from docmind_backup.rounds import Verifier
+    from docmind_backup.scripting import Script
 
 PROG = "docmind-backup"
 BACK_UP, LOOK, RESTORE, KEEP, TOOL = "Back up", "Look", "Restore", "Keep", "The tool itself"
@@ -562,23 +563,46 @@ def restore_plan(
     project: Project = Path(),
     dest: Dest = None,
     qdrant_path: QdrantPath = None,
+    as_script: Annotated[
+        bool, typer.Option("--script", help="A shell script that restores without this tool.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the script here, 0700.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the steps that would restore a backup to this environment; exit 3 when something blocks it."""
     from docmind_backup import documents, operations, render
 
+    if as_script and as_json:
+        raise typer.BadParameter("a script is no JSON: leave one of them out", param_hint="--script")
+    if out and not as_script:
+        raise typer.BadParameter("only a script is written to a file", param_hint="--out")
     face = _face(project, dest, quiet=quiet or as_json)
     with _compose(
         project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
     ) as run:
         _warn_of_broken(run.job.look, face, backup)
+        if as_script:
+            script = operations.restore_script(run.job, backup)
+            _give_script(script, _absolute(out))
+            render.restore_script(face, script.plan, out)
+            raise typer.Exit(3 if script.plan.blockers else 0)
         plan = operations.restore_plan(run.job, backup)
         if as_json:
             _print_json(documents.restore_plan(plan))
         else:
             render.restore_plan(face, plan)
         raise typer.Exit(3 if plan.blockers else 0)
+
+
+def _give_script(script: Script, out: Path | None) -> None:
+    from docmind_backup import scripting
+
+    if out:
+        scripting.write(out, script.lines)
+        return
+    for block in scripting.blocks(script.lines):
+        typer.echo(block, nl=False)
 
 
 @app.command("hold", rich_help_panel=KEEP)

@@ -12,6 +12,7 @@ from datetime import datetime, tzinfo
 from threading import Event
 
 from docmind_backup import scan as scanning
+from docmind_backup import scripting
 from docmind_backup.catalog import STATE, Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
@@ -30,6 +31,7 @@ from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
 from docmind_backup.ledger import Candidate, Ledger, clean_up
 from docmind_backup.looking import Look, beside, show
+from docmind_backup.scripting import Script
 
 Server = CollectionServer | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
@@ -320,6 +322,13 @@ def restore_plan(job: Job, text: str) -> RestorePlan:
     """What a restore of the backup to this environment would do; nothing is touched."""
     backup = show(job.look, text)
     return plan_restore(backup, _target(job, backup))
+
+
+def restore_script(job: Job, text: str) -> Script:
+    """The same as a shell script for a machine without this tool. Taking its lines raises DamageFound."""
+    backup = show(job.look, text)
+    target = _target(job, backup)
+    return scripting.made(backup, target, plan_restore(backup, target))
 
 
 def _target(job: Job, backup: Backup) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -799,6 +800,18 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
         face.next_step("remove what blocks, then plan again")
     else:
         face.next_step(f"follow the steps, or read {plan.directory}/README.md")
+
+
+def restore_script(face: Face, plan: RestorePlan, out: Path | None) -> None:
+    """What stands in the way, and what to do with the script; the script itself may be on stdout."""
+    for blocker in plan.blockers:
+        face.warn(f"BLOCKED: {blocker}")
+    for warning in plan.warnings:
+        face.warn(warning)
+    if plan.blockers:
+        face.next_step("remove what blocks, then make the script anew: this one only explains")
+    elif out:
+        face.next_step(f"sh {shlex.quote(str(out))}    (checks only; with --yes it restores)")
 
 
 def _step_lines(step: RestoreStep) -> Iterator[str]:

@@ -134,7 +134,7 @@ class Target:
 def plan_restore(backup: Backup, target: Target) -> RestorePlan:
     """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way."""
     record = backup.record
-    pairs = tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
+    pairs = placed(record, target)
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
         RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
@@ -157,6 +157,11 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
 
 
 _Pair = tuple[SourceRecord, Place | None]
+
+
+def placed(record: Record, target: Target) -> tuple[_Pair, ...]:
+    """What the backup holds, each with its place on the target; None: the target's settings have none."""
+    return tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
 
 
 def _holds(source: SourceRecord) -> bool:
