@@ -28,11 +28,13 @@ SEAMS = {
     "httpx": {"qdrant", "qdrant_restore"},
     "httpcore": {"qdrant"},
     "qdrant_client": {"qdrant", "sample"},
+    "qdrant_edge": {"engines"},
+    "duckdb": {"engines"},
 }
 """Each library that is not ours, and the modules that know it. One that is not here is known to none."""
 
-LAZY = {"qdrant_client"}
-"""Imported inside functions only: over a second of numpy and grpc."""
+LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
+"""Imported inside functions only: over a second of numpy and grpc; or of an extra that need not be there."""
 
 START_UP = {
     "settings",
@@ -64,7 +66,7 @@ ALLOWED = {
     # what the tool does
     "operations": "core errors catalog events executor ledger looking scan scripting",
     "scripting": "core errors catalog durable",
-    "rounds": "core errors catalog looking sharing verify",
+    "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
@@ -79,6 +81,8 @@ ALLOWED = {
     "consistency": "core errors records",
     "copying": "core direct",
     "crew": "core copying",
+    "deep": "core errors scratch",
+    "engines": "core snapshot_tar",
     "databases": "core copying readlock staging",
     "direct": "",
     "durable": "errors",
@@ -92,8 +96,11 @@ ALLOWED = {
     "records": "__init__ core durable",
     "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
+    "scratch": "core errors folders",
     "sharing": "core catalog folders",
     "folders": "",
+    "foreign": "core catalog copying snapshot_tar verify",
+    "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
@@ -111,6 +118,8 @@ ALLOWED = {
     "core.readme": "core.format core.model core.qdrant_rest core.restore",
     "core.planner": "core.consistency core.environment core.model core.sharing",
     "core.sharing": "core.model",
+    "core.proof": "core.model",
+    "core.foreign": "core.docmind core.format core.model",
     "core.qdrant_rest": "core.model core.server errors",
     "core.units": "",
     "core.fitness": "core.model",
@@ -119,7 +128,7 @@ ALLOWED = {
     "core.shell": "",
     "core.returning": "core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
-    "core.verifier": "core.model errors",
+    "core.verifier": "core.model core.proof errors",
 }
 """Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
 

@@ -106,8 +106,9 @@ class Catalog:
             return named[wanted if wanted in named else close[0]]
         if close:
             raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
-        if text and os.path.isdir(text):
-            return Path(os.path.abspath(text))
+        for path in (Path(text), self.root / text) if text else ():  # here, or another tool's in the root
+            if os.path.isdir(path):
+                return Path(os.path.abspath(path))
         raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
 
     def _latest(self, now: datetime) -> Backup:

@@ -164,6 +164,7 @@ KeepIncomplete = Annotated[
     int | None,
     typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
 ]
+Deep = Annotated[bool, typer.Option("--deep", help="Also open databases and snapshots with their own engines.")]
 Sample = Annotated[
     str | None,
     typer.Option("--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on."),
@@ -473,6 +474,7 @@ def verify(
     dest: Dest = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
+    deep: Deep = False,
     sample: Sample = None,
     max_age: MaxAge = None,
     time_budget: TimeBudget = None,
@@ -483,7 +485,7 @@ def verify(
     from docmind_backup import documents, looking, render, rounds
     from docmind_backup.compose import look
 
-    extent = rounds.parse_extent(quick=quick, sample=sample, max_age=max_age, time_budget=time_budget)
+    extent = rounds.parse_extent(quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget)
     face = _face(project, dest, quiet=quiet or as_json)
     seen = look(project, {"root": _absolute(dest)}, warn=face.warn)
     if everything:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from docmind_backup.catalog import Item
 from docmind_backup.core import format as fmt
-from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Seal, Unfinished
+from docmind_backup.core.model import Backup, BrokenBackup, Deep, ForeignBackup, Omission, Seal, Unfinished
 
 if TYPE_CHECKING:
     from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan, Step
+    from docmind_backup.core.proof import Deepened
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
     from docmind_backup.operations import Created, Pruned
@@ -71,6 +72,18 @@ def _verified(seal: Seal | None) -> Json:
         "round": {"started_at": under_way.started_at.isoformat(), "files": under_way.files, "bytes": under_way.bytes}
         if under_way
         else None,
+        "deep": _deep_seal(seal.deep) if seal and seal.deep else None,
+    }
+
+
+def _deep_seal(deep: Deep) -> Json:
+    """The last time all of it was opened by its engines."""
+    return {
+        "proved_at": deep.proved_at.isoformat(),
+        "collections": [
+            {"name": name, "points": points, "digest": digest or None}
+            for name, (points, digest) in deep.collections.items()
+        ],
     }
 
 
@@ -199,7 +212,33 @@ def verification(found: Verification | Unread) -> Json:
         "findings": [_finding(f) for f in found.findings],
         "also_damaged": list(found.also_damaged),
         "omissions": [omission(o) for o in found.omissions],
+        "made_by": found.made_by or None,
+        "unproved": [{**fmt.path_fields(u.what, "what"), "why": u.why, "hint": u.hint} for u in found.unproved],
+        "deep": _deepened(found.deep) if found.deep else None,
         "remembered": found.remembered,
+    }
+
+
+def _deepened(deep: Deepened) -> Json:
+    return {
+        "collections": [
+            {
+                "name": one.name,
+                **fmt.path_fields(one.path),
+                "points": one.proof.points,
+                "points_in_segments": one.proof.in_segments,
+                "digest": one.proof.digest or None,
+                "shards": dict(one.proof.shards),
+                "shards_elsewhere": list(one.proof.elsewhere),
+                "vectors": dict(one.proof.vectors),
+                "engine": one.proof.engine,
+            }
+            for one in deep.collections
+        ],
+        "databases": [
+            {**fmt.path_fields(one.path), "rows": dict(one.rows), "engine": one.engine} for one in deep.databases
+        ],
+        "remarks": list(deep.remarks),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 """Backups a terminal shows at most; a pipe and --json get all."""
+MANY = 6
+"""Tables of a database that are named one by one at most."""
 NARROWEST = 8
 """Columns of text are at least as wide."""
 WIDE = 110
@@ -125,12 +127,12 @@ def points(record: Record) -> str:
 
 
 def verified(backup: Backup, now: datetime) -> str:
-    """The age of the last whole verification; how far the first one got."""
+    """The age of the last whole verification, and whether it was a deep one; how far the first one got."""
     seal = backup.seal
     if seal and not seal.intact:
         return "DAMAGED"
     if seal and seal.verified_at:
-        return age(seal.verified_at, now)
+        return age(seal.verified_at, now) + (" deep" if seal.level == "deep" else "")
     return f"{_percent(backup, seal.round)} %" if seal and seal.round else "never"
 
 
@@ -548,11 +550,19 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
     _sources(face, record)
     if record.qdrant:
         face.table(_collections(record))
+    _proved_before(face, backup)
     for omission in record.omissions:
         face.answer(f"lacks {omission.part}: {omission.source}: {omission.reason} - {omission.detail}")
     for note in record.notes:
         face.answer(f"note: {note}")
     face.next(f"restore-plan {backup.id}")
+
+
+def _proved_before(face: Face, backup: Backup) -> None:
+    """What two backups of a collection are compared by."""
+    deep = backup.seal.deep if backup.seal else None
+    for name, (count, digest) in deep.collections.items() if deep else ():
+        face.answer(f"proved: {name}: {plural(count, 'point')}" + (f", digest {digest}" if digest else ""))
 
 
 def _seal_words(backup: Backup, now: datetime) -> str:
@@ -561,6 +571,8 @@ def _seal_words(backup: Backup, now: datetime) -> str:
         return "never"
     outcome = "intact" if seal.intact else "DAMAGED"
     words = f"{outcome}, {age(seal.verified_at, now)} ({seal.level})" if seal.verified_at else "never wholly"
+    if seal.deep and seal.level != "deep":
+        words += f"; opened by its engines {age(seal.deep.proved_at, now)}"
     if not seal.round:
         return words
     return f"{words}; {_percent(backup, seal.round)} % read since {_moment(seal.round.started_at)}"
@@ -612,19 +624,50 @@ def verification(face: Face, found: Verification | Unread) -> None:
         face.answer(_unread_words(found, name))
         return
     so_far = " so far" if found.level == "part" and found.verdict is Verdict.INTACT and found.left_files else ""
-    face.answer(f"{found.verdict}{so_far}: {name}: {_amount(found)}")
+    maker = f" (made by {found.made_by})" if found.made_by else ""
+    face.answer(f"{_verdict_words(found)}{so_far}: {name}{maker}: {_amount(found)}")
     for finding in found.findings:
         face.answer(f"  {finding_words(finding)}")
+    _opened(face, found)
     if found.damaged_at:
         face.answer(f"  found damaged {_moment(found.damaged_at)}: a part does not disprove it")
     for also in found.also_damaged:
         face.answer(f"  also damaged: {also} shares an altered file with it")
     for omission in found.omissions:
         face.answer(f"  lacks {omission.part}: {omission.source}: {omission.reason}")
-    if found.level == "full" and found.verdict is not Verdict.UNCHECKED and not found.remembered:
+    whole = found.level in ("full", "deep") and not found.made_by
+    if whole and found.verdict is not Verdict.UNCHECKED and not found.remembered:
         face.say("this verification could not be remembered beside the backup")
     if found.level == "part" and found.covered and not found.remembered:
         face.say("this part could not be remembered beside the backup: the next one begins at the same place")
+
+
+def _verdict_words(found: Verification) -> str:
+    """Of another tool's backup the verdict is as good as what that tool wrote down."""
+    says_all = found.made_by and found.verdict is Verdict.UNCHECKED and not found.findings
+    return "whole as far as it says" if says_all else found.verdict
+
+
+def _opened(face: Face, found: Verification) -> None:
+    """What the engines found, and what could not be proved."""
+    for one in found.deep.collections if found.deep else ():
+        vectors = "".join(f", {name or 'vector'} {count:,}" for name, count in sorted(one.proof.vectors.items()))
+        face.answer(f"  {one.name}: {plural(one.proof.points, 'point')}{vectors}")
+        if one.proof.digest:
+            face.answer(f"    digest of ids and payloads: {one.proof.digest}")
+    for database in found.deep.databases if found.deep else ():
+        face.answer(f"  {database.path}: {_rows_in(database.rows)}")
+    for remark in found.deep.remarks if found.deep else ():
+        face.answer(f"  note: {remark}")
+    for unproved in found.unproved:
+        face.answer(f"  cannot be proved: {unproved.what}: {unproved.why}")
+
+
+def _rows_in(tables: Mapping[str, int]) -> str:
+    """By table where these are few."""
+    total = f"sound, {plural(sum(tables.values()), 'row')} in {plural(len(tables), 'table')}"
+    each = ", ".join(f"{name} {count:,}" for name, count in tables.items())
+    return f"{total}: {each}" if 0 < len(tables) <= MANY else total
 
 
 def _amount(found: Verification) -> str:
@@ -639,7 +682,8 @@ def _amount(found: Verification) -> str:
             since = f"of the round begun {_moment(found.since)}"
             return f"{whole} by name and size, {size(found.covered)} by content{shared}; {left} {since}"
         case _:
-            return f"{whole} by content{shared}" if shared else f"{whole} read"
+            opened = " and opened by their engines" if found.level == "deep" else ""
+            return f"{whole} by content{shared}{opened}" if shared else f"{whole} read{opened}"
 
 
 def _unread_words(found: Unread, name: str) -> str:
@@ -679,11 +723,23 @@ def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
     if Verdict.DAMAGED in verdicts or any(one.exit_code for one in results if isinstance(one, Unread)):
         face.next("create", why="and look at the disk: a damaged backup does not count any more")
     elif Verdict.UNCHECKED in verdicts:
-        face.next_step("mend what could not be read, then verify again")
+        face.next_step(_to_check(read))
     elif _left(results):
         face.next("list", why="the same command again goes on")
     else:
         face.next(f"restore-plan {results[0].id if len(results) == 1 else 'latest'}")
+
+
+def _to_check(read: Sequence[Verification]) -> str:
+    """What would have to be done for the rest to be checked."""
+    if any(one.findings for one in read):
+        return "mend what could not be read, then verify again"
+    hints = dict.fromkeys(unproved.hint for one in read for unproved in one.unproved if unproved.hint)
+    if hints:
+        return "; ".join(hints)
+    if any(one.made_by and one.level == "full" and not one.deep for one in read):
+        return "the same with --deep opens its databases and collections"
+    return "what it wrote down was held against it; nothing more can be proved of it"
 
 
 def _together(face: Face, results: Sequence[Verification | Unread], read: Sequence[Verification]) -> None:

@@ -20,6 +20,7 @@ from docmind_backup.core.model import (
     ArtifactProof,
     CollectionRecord,
     CollectionState,
+    Deep,
     DirEntry,
     Entry,
     FileEntry,
@@ -656,6 +657,7 @@ def seal_bytes(seal: Seal) -> bytes:
         "intact": seal.intact,
         "fingerprint": seal.fingerprint,
         "round": _round_fields(seal.round) if seal.round else None,
+        "deep": _deep_fields(seal.deep) if seal.deep else None,
     }
     return (json.dumps(fields, sort_keys=True) + "\n").encode()
 
@@ -666,6 +668,15 @@ def _round_fields(under_way: Round) -> Json:
         "files": under_way.files,
         "bytes": under_way.bytes,
         "fingerprint": under_way.fingerprint,
+    }
+
+
+def _deep_fields(deep: Deep) -> Json:
+    return {
+        "proved_at": deep.proved_at.isoformat(),
+        "collections": {
+            name: {"points": points, "digest": digest} for name, (points, digest) in deep.collections.items()
+        },
     }
 
 
@@ -680,9 +691,15 @@ def read_seal(raw: bytes) -> Seal:
             data["intact"] is True,
             str(data.get("fingerprint", "")),
             _read_round(data["round"]) if data.get("round") is not None else None,
+            _read_deep(data["deep"]) if data.get("deep") is not None else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a seal") from error
+
+
+def _read_deep(data: Mapping[str, Any]) -> Deep:
+    collections = {str(n): (_count(c["points"]), str(c["digest"])) for n, c in data["collections"].items()}
+    return Deep(_time(data["proved_at"]), collections)
 
 
 def _read_round(data: Mapping[str, Any]) -> Round:

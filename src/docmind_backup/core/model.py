@@ -454,6 +454,16 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Deep:
+    """The last time when all that an engine can open was opened and found to be as recorded."""
+
+    proved_at: datetime
+    """When that verification began."""
+    collections: Mapping[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
+    """Name to exact points, and the digest of ids and payloads (empty for an embedded collection)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
     """The remembered outcome of the last verification."""
 
@@ -461,11 +471,14 @@ class Seal:
     verified_at: datetime | None
     """When the last one that read everything began, or found damage; None: there was none, only a round under way."""
     level: str
-    """`full` (contents read), `part` (some of them) or `quick` (sizes only)."""
+    """`deep` (contents read, and opened by their engines), `full` (contents read), `part` (some of them) or `quick`
+    (sizes only)."""
     intact: bool
     fingerprint: str = ""
     """Of the stored files as they were read; empty in seals of earlier versions."""
     round: Round | None = None
+    deep: Deep | None = None
+    """Stays when the contents alone are read again: they are what the engines saw."""
 
 
 @dataclass(frozen=True, slots=True)
