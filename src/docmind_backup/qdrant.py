@@ -26,7 +26,7 @@ from docmind_backup import __version__
 from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState
 from docmind_backup.core.server import Downloaded, ServerSnapshot
-from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
+from docmind_backup.errors import BackupError, QdrantAbsent, QdrantError, QdrantUnclear, QdrantUnreachable
 from docmind_backup.receiving import receive
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class QdrantServer:
             changes="creating a snapshot",
         )
         if made is None:
-            raise QdrantError(f"Qdrant accepted to make a snapshot of {name} but did not name it")
+            raise QdrantUnclear(f"Qdrant accepted to make a snapshot of {name} but did not name it")
         return _described(made)
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
@@ -305,8 +305,10 @@ class QdrantServer:
                 return error
             case httpx.ConnectTimeout():
                 problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.ConnectError():
                 problem = f"nothing answers at {self._url}: {_reason(error)}"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.TimeoutException():
                 problem = f"Qdrant at {self._url} fell silent: nothing came for {waited_s:g} s"
             case httpx.TransportError():

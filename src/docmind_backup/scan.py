@@ -26,7 +26,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
-from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnreachable, UsageError
 
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
 """Locks and workspaces in data/storage: the application makes them anew."""
@@ -361,8 +361,28 @@ def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:
             reason=Reason.DISTRIBUTED,
             hint="take snapshots on each node, or --no-qdrant-snapshot",
         )
-    states = tuple(replace(server.describe(want.name), role=want.role) for want in wanted)
-    return QdrantState(server.url, version, peers, states)
+    aliases = server.aliases() if wanted else {}
+    meant: dict[str, str] = {}
+    for want in wanted:
+        meant.setdefault(aliases.get(want.name, want.name), want.role)
+    states = tuple(_described(server, name, role) for name, role in meant.items())
+    notes = tuple(
+        f"{want.name} is an alias: what it stands for is saved under its own name, {aliases[want.name]}"
+        for want in wanted
+        if want.name in aliases
+    )
+    return QdrantState(server.url, version, peers, states, notes=notes)
+
+
+def _described(server: CollectionServer, name: str, role: str) -> CollectionState:
+    """One that the server cannot or will not describe is no reason to leave out the others."""
+    try:
+        return replace(server.describe(name), role=role)
+    except QdrantUnreachable:
+        raise
+    except QdrantError as error:
+        problem = f"{error}; {error.hint}" if error.hint else str(error)
+        return CollectionState(name, role, exists=False, problem=problem, refused=isinstance(error, QdrantRefused))
 
 
 def _embedded(folder: Path, wanted: Sequence[_Wanted]) -> QdrantState:

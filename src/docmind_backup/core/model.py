@@ -168,6 +168,10 @@ class CollectionState:
     sharding: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The whole config as the server gave it, for a restore that has to make the collection itself."""
+    problem: str = ""
+    """Why it could not be described: nothing else is known then, and `exists` is False."""
+    refused: bool = False
+    """The problem is the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,7 @@ class QdrantState:
     """Why it could not be asked; empty when it answered."""
     reason: Reason | None = None
     hint: str = ""
+    notes: tuple[str, ...] = ()
 
 
 # -- what a backup says of itself ----------------------------------------------------------------

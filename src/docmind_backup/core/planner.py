@@ -334,7 +334,10 @@ def _collection_findings(
     named = {state.role or state.name: state for state in qdrant.collections}
     for key, state in named.items():
         held = _points_before(key, earlier)
-        if not state.exists and held:
+        if state.problem:
+            reason = Reason.REFUSED if state.refused else Reason.UNREACHABLE
+            yield Omission(Part.QDRANT, state.name, reason, state.problem)
+        elif not state.exists and held:
             yield Omission(Part.QDRANT, state.name, Reason.GONE, f"the last backup has {held:,} points of it")
         elif not state.exists and _required(state, inventory, choices):
             yield Omission(Part.QDRANT, state.name, Reason.MISSING, "Qdrant has no collection of that name")
@@ -349,9 +352,9 @@ def _collection_findings(
 
 
 def _required(state: CollectionState, inventory: Inventory, choices: Choices) -> bool:
-    """Asked for by name, or named by CURRENT: such a collection is never 'never made'."""
+    """Asked for by name (or alias), or named by CURRENT: such a collection is never 'never made'."""
     active = inventory.active_snapshot
-    return state.name in choices.collections or (active is not None and state.name in active.collections.values())
+    return bool(choices.collections) or (active is not None and state.role in active.collections)
 
 
 def _points_before(key: str, earlier: Sequence[Record]) -> int:
@@ -417,6 +420,7 @@ def _notes(
             "cannot be read after a restore. Keep the key elsewhere, or give --include-env"
         )
     if Part.QDRANT in parts:
+        yield from inventory.qdrant.notes if inventory.qdrant else ()
         yield from _metadata_notes(inventory)
         if not inventory.active and inventory.layout is Layout.V2 and not choices.collections:
             yield "no index snapshot is active: no collection belongs to it; --collection NAME saves one by name"
