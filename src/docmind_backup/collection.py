@@ -65,6 +65,8 @@ class _Brought:
     target: Path
     got: Downloaded | None
     """None when it was gone before it could be fetched."""
+    others: int
+    """Snapshots of the collection that were there before."""
     ours: bool
     """False when the server did not answer, and this is the only one that appeared since."""
     fate: Fate | None
@@ -176,7 +178,7 @@ def _bring(errand: _Errand) -> _Brought:
     finally:
         fate = _end(errand, creation)
     state = replace(state, role=errand.step.state.role)
-    return _Brought(snapshot, (before, after), state, target, got, bool(creation.name), fate)
+    return _Brought(snapshot, (before, after), state, target, got, creation.others, bool(creation.name), fate)
 
 
 def _end(errand: _Errand, creation: Creation) -> Fate | None:
@@ -226,6 +228,9 @@ def _taken(errand: _Errand, brought: _Brought, got: Downloaded) -> Taken:
             f"collection {errand.name}: the call that makes a snapshot was not answered; {snapshot.name} appeared "
             "afterwards and is in this backup. It may be another client's, so it was left on the server"
         )
+    if brought.others:
+        those = f"{brought.others:,} other snapshot{'s' * (brought.others > 1)}"
+        errand.notes.append(f"collection {errand.name}: {those} on the server left alone (`docmind-backup leftovers`)")
     if not snapshot.checksum:
         errand.notes.append(f"collection {errand.name}: the server gave no checksum; its snapshot is as it arrived")
     stored = brought.target.stat()

@@ -32,6 +32,11 @@ class Creation:
         self._begun = begun
 
     @property
+    def others(self) -> int:
+        """How many snapshots were listed before the call."""
+        return len(self._begun.before)
+
+    @property
     def name(self) -> str:
         """Of the snapshot that the server said it made, and only then it is ours beyond doubt; empty without."""
         return self._begun.name
