@@ -329,7 +329,7 @@ def test_in_one_second_with_another_client_all_the_time_it_ends_well_or_says_wha
     def client() -> None:
         while not over.is_set():
             with server.state.lock:
-                made = server.create_snapshot(text)
+                made = server.state.create_snapshot(text, by_another=True)
                 theirs.add(server.state.snapshot(text, made).inode)
 
     thread = Thread(target=client)
