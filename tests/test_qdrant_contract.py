@@ -308,6 +308,18 @@ def test_two_of_one_second_have_one_name_and_only_the_last_stays(shared: Qdrant)
         assert second in server.snapshots(name)
 
 
+def test_a_file_is_told_from_another_of_its_name(qdrant: Qdrant) -> None:
+    server, name = qdrant.server, qdrant.collection()
+    made = server.create_snapshot(name)
+    first = server.identity(name, made.name)
+    assert first == server.identity(name, made.name) != ""
+
+    server.delete_snapshot(name, made.name)
+    assert server.identity(name, made.name) == ""
+    again = server.create_snapshot(name)
+    assert server.identity(name, again.name) not in ("", first)
+
+
 def test_a_name_holds_the_second_of_the_servers_clock(shared: Qdrant) -> None:
     before = shared.server.now()
     made = named_at(shared.server.create_snapshot(shared.collection()).name)

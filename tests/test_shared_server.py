@@ -363,22 +363,20 @@ def test_where_every_second_is_taken_no_snapshot_of_theirs_is_replaced(
     assert creations(server) == 0
 
 
-def test_a_snapshot_that_takes_our_name_right_before_we_delete_ours_stays(
-    cli: Cli, env: DocMindV2, server: StandIn
+@pytest.mark.parametrize("by_another", [True, False], ids=["another content", "the same to the bit"])
+def test_a_snapshot_that_takes_our_name_before_we_delete_ours_stays(
+    by_another: bool, cli: Cli, env: DocMindV2, server: StandIn
 ) -> None:
-    """There is another client: its second is let pass, and looked again, before anything is deleted."""
+    """Of a collection at rest, two of one second have one name, size and checksum: only the file is another."""
     text, clock = env.text_collection, Clock()
     server.set_clock(clock)
-    server.put_snapshot(text, "theirs.snapshot", b"theirs")
+    server.put_snapshot(text, "theirs.snapshot", b"theirs", age_s=60)
 
     def replace_ours() -> None:
-        server.state.create_snapshot(text, by_another=True)
+        server.state.create_snapshot(text, by_another=by_another)
         clock.tick()
 
-    def next_look() -> None:
-        server.faults.before("GET", "^/$", replace_ours)
-
-    server.faults.before("GET", f"/{text}/snapshots/", next_look)
+    server.faults.before("GET", f"/{text}/snapshots/", lambda: server.faults.before("GET", "^/$", replace_ours), skip=1)
 
     made = create(cli, env)
 
@@ -386,6 +384,7 @@ def test_a_snapshot_that_takes_our_name_right_before_we_delete_ours_stays(
     assert len(server.snapshots(text)) == 2
     assert not [r for r in server.requests if r.method == "DELETE"]
     assert creations(server) == 1
+    assert notes(env) == []
 
 
 def test_snapshots_of_others_are_counted_and_left(cli: Cli, env: DocMindV2, server: StandIn) -> None:
@@ -531,6 +530,27 @@ def test_a_collection_that_cannot_be_described_is_named_and_the_others_are_saved
     assert words in made.json()["omissions"][0]["detail"]
     assert list(recorded(made)) == [env.image_collection]
     assert required.code == 15
+
+
+def test_collections_that_no_index_snapshot_names_any_more_are_saved_while_they_are_there(
+    cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
+    assert cli("create", "-C", env.project, "--json").code == 0
+    (env.storage / "CURRENT").unlink()
+
+    for _ in range(2):
+        made = cli("create", "-C", env.project, "--json")
+        assert made.code == 14, made.err
+        assert lacks(made) == [("text collection", "gone"), ("image collection", "gone")]
+        assert "still on the server and saved" in made.json()["omissions"][0]["detail"]
+        assert set(recorded(made)) == {env.text_collection, env.image_collection}
+
+    accepted = cli("create", "-C", env.project, "--json", "--accept-shrink")
+    after = cli("create", "-C", env.project, "--json")
+
+    assert (accepted.code, after.code) == (0, 0), accepted.err
+    assert [made.json()["points"] for made in (accepted, after)] == [None, None]
+    assert server.collections() == sorted([env.text_collection, env.image_collection])
 
 
 # -- what lies on the server ---------------------------------------------------------------------

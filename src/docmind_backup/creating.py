@@ -55,16 +55,20 @@ class Creation:
             raise
         self._begun = self._begun.answered(made)
         self._ledger.write(self._begun)
+        if self._begun.before:
+            self._begun = self._begun.answered(made, self._server.identity(self._begun.collection, made.name))
+            self._ledger.write(self._begun)
         return made
 
     def _late(self, error: QdrantError, late_wait_s: float, tick: Callable[[], None]) -> ServerSnapshot:
-        found = self._appeared(late_wait_s, tick)
-        if not found:
-            raise error
-        if len(found) > 1:
-            problem = f"{error}; {len(found)} snapshots appeared since, and which one is ours cannot be told"
-            raise QdrantUnclear(problem, hint="`docmind-backup leftovers` names them")
-        return found[0]
+        match self._appeared(late_wait_s, tick):
+            case ():
+                raise error
+            case (one,):
+                return one
+            case several:
+                problem = f"{error}; {len(several)} snapshots appeared since, and which one is ours cannot be told"
+                raise QdrantUnclear(problem, hint="`docmind-backup leftovers` names them")
 
     def _appeared(self, late_wait_s: float, tick: Callable[[], None]) -> tuple[ServerSnapshot, ...]:
         """What may be ours, once two looks agree: a checksum may come after its file, and a second client's too."""

@@ -40,9 +40,11 @@ class Begun:
     """The snapshot's name, empty while the call is unanswered."""
     checksum: str = ""
     size: int = 0
+    identity: str = ""
+    """Of the file on the server, right after the answer; asked only where others make snapshots too."""
 
-    def answered(self, snapshot: ServerSnapshot) -> Begun:
-        return replace(self, name=snapshot.name, checksum=snapshot.checksum, size=snapshot.size)
+    def answered(self, snapshot: ServerSnapshot, identity: str = "") -> Begun:
+        return replace(self, name=snapshot.name, checksum=snapshot.checksum, size=snapshot.size, identity=identity)
 
     def is_ours(self, listed: ServerSnapshot) -> bool:
         """The very snapshot the server made for us, not one of the same name that replaced it."""
@@ -137,13 +139,14 @@ def delete_ours(server: CollectionServer, begun: Begun) -> Fate:
     """Delete the snapshot the server made for us, if it still is that one. Raises QdrantError.
 
     Where others make snapshots of the collection too, its second is let pass first: until then one of theirs may
-    take its name between the look and the deletion.
+    take its name, and of a collection at rest it is the same to the bit, so that only the file's identity tells.
     """
-    listed = server.snapshots(begun.collection)
-    if any(map(begun.is_ours, listed)) and (begun.before or len(listed) > 1):
+    if begun.identity:
         _let_pass(server, begun.name)
-        listed = server.snapshots(begun.collection)
+    listed = server.snapshots(begun.collection)
     if any(map(begun.is_ours, listed)):
+        if begun.identity and server.identity(begun.collection, begun.name) != begun.identity:
+            return Fate.GONE
         server.delete_snapshot(begun.collection, begun.name)
         return Fate.DELETED
     return Fate.GONE if listed or _is_there(server, begun.collection) else Fate.OUT_OF_REACH

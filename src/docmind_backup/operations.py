@@ -17,7 +17,7 @@ from docmind_backup.catalog import Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
-from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
+from docmind_backup.core.planner import BackupPlan, CollectionStep, collections_known, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
@@ -149,8 +149,9 @@ def _check_data_dir(job: Job) -> None:
 
 def _plan(job: Job) -> BackupPlan:
     now = job.clock()
-    inventory = scanning.scan(job.environment, job.choices, job.server)
     backups = job.catalog.backups()
+    known = collections_known(backups, str(job.environment.data_dir))
+    inventory = scanning.scan(job.environment, job.choices, job.server, known)
     return plan_backup(
         inventory,
         job.choices,

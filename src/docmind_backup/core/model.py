@@ -189,6 +189,8 @@ class QdrantState:
     reason: Reason | None = None
     hint: str = ""
     notes: tuple[str, ...] = ()
+    unclaimed: bool = False
+    """No index snapshot is active that would name the collections: they are those of the last backup."""
 
 
 # -- what a backup says of itself ----------------------------------------------------------------
