@@ -235,6 +235,7 @@ def test_no_mishap_lets_the_key_out(
     mishap: Mishap, cli: Cli, project: DocMindV2, locked: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_secrets(project, "environment", monkeypatch)
+    monkeypatch.setenv("DOCMIND_BACKUP_LATE_WAIT", "0")
     here, little = ("-C", project.project), ("--only", "qdrant,identity")
     assert cli("create", *here, *little).code == 0
     mishap(locked)
