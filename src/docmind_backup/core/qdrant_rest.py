@@ -87,7 +87,7 @@ def snapshot_path(name: str, snapshot: str) -> str:
 def delete_command(url: str, name: str, snapshot: str) -> str:
     """For a person and a shell; the key comes out of the environment, where there is one, and goes to no proxy."""
     header = f'-H "api-key: ${KEY_SETTING}"'
-    return f"curl -X DELETE -fsS --noproxy '*' {header} '{url}{snapshot_path(name, snapshot)}'"
+    return f"curl -X DELETE '{url}{snapshot_path(name, snapshot)}' {header} -fsS --noproxy '*'"
 
 
 def same_address(one: str, other: str) -> bool:
