@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.errors import QdrantError
 
 CHUNK = 2**16
+_files = count(1)
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class FakeCollection:
     snapshots: dict[str, ServerSnapshot] = field(default_factory=dict)
     data: dict[str, bytes] = field(default_factory=dict)
     """By the snapshot's name."""
+    identities: dict[str, str] = field(default_factory=dict)
 
 
 class FakeServer:
@@ -66,6 +69,7 @@ class FakeServer:
         created = f"{self.now():%Y-%m-%dT%H:%M:%S}" if at is None else at
         self._find(name).snapshots[snapshot] = ServerSnapshot(snapshot, len(data), digest, created)
         self._find(name).data[snapshot] = data
+        self._find(name).identities[snapshot] = f"{next(_files):x}"
 
     def fail(self, error: QdrantError, *call: str) -> None:
         """From now on `call` (a method, a method and its collection, ...) raises this."""
@@ -160,6 +164,11 @@ class FakeServer:
         for chunk in _chunks(data):
             on_bytes(len(chunk))
         return Downloaded(len(data), hashlib.sha256(data).hexdigest())
+
+    def identity(self, name: str, snapshot: str) -> str:
+        self._asked("identity", name, snapshot)
+        found = self._find(name)
+        return found.identities[snapshot] if snapshot in found.snapshots else ""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         self._asked("delete_snapshot", name, snapshot)

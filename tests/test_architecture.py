@@ -56,18 +56,19 @@ ALLOWED = {
     "__main__": "cli",
     # the face
     "cli": "__init__ core errors compose demo documents looking operations render rounds scripting verify",
-    "render": "core catalog operations",
-    "documents": "core catalog operations",
+    "render": "core catalog ledger leftovers operations",
+    "documents": "core catalog ledger leftovers operations",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger looking scan scripting",
+    "operations": "core errors catalog events executor ledger leftovers looking scan scripting",
     "scripting": "core errors catalog durable",
     "rounds": "core errors catalog foreign looking proving sharing verify",
-    "looking": "core errors catalog",
+    "looking": "core errors catalog ledger",
+    "leftovers": "core errors ledger",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
     ),
@@ -77,9 +78,10 @@ ALLOWED = {
     "capture": "core copying crew databases embedded folders readlock sharing staging",
     "briefs": "__init__ core durable",
     "catalog": "core errors briefs durable",
-    "collection": "core errors durable ledger sharing",
+    "collection": "core errors creating durable ledger sharing",
     "consistency": "core errors records",
     "copying": "core direct",
+    "creating": "core errors ledger",
     "crew": "core copying",
     "deep": "core errors scratch",
     "engines": "core snapshot_tar",

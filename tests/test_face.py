@@ -50,7 +50,19 @@ from docmind_backup.core.model import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("create", "prune", "list", "show", "verify", "show-config", "restore-plan", "hold", "release", "demo")
+COMMANDS = (
+    "create",
+    "prune",
+    "list",
+    "show",
+    "verify",
+    "leftovers",
+    "show-config",
+    "restore-plan",
+    "hold",
+    "release",
+    "demo",
+)
 Golden = Callable[[str, str], None]
 
 
@@ -689,7 +701,7 @@ def test_in_a_pipe_the_answer_is_a_path_and_each_step_a_plain_line(short_env: Do
     assert made.err.splitlines()[-1] == "next: docmind-backup verify latest"
 
 
-LOOKS = [("list",), ("show",), ("verify",), ("restore-plan",), ("prune", "--dry-run"), ("show-config",)]
+LOOKS = [("list",), ("show",), ("leftovers",), ("verify",), ("restore-plan",), ("prune", "--dry-run"), ("show-config",)]
 
 
 @pytest.mark.parametrize("words", LOOKS, ids=" ".join)

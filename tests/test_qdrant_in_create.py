@@ -402,6 +402,7 @@ def test_a_creation_that_takes_too_long_is_named_and_what_comes_of_it_later_too(
     cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCMIND_BACKUP_CREATE_TIMEOUT", "1")
+    monkeypatch.setenv("DOCMIND_BACKUP_LATE_WAIT", "0")
     asked, late_answer = Event(), Passage()
     server.faults.create_gate, server.faults.answer_gate = asked, late_answer
     made = create(cli, env, "--collection", env.text_collection)

@@ -57,6 +57,11 @@ class Catalog:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def servers(self) -> Path:
+        """Notes about what was begun on servers."""
+        return self.root / STATE / "servers"
+
     # -- reading
 
     def items(self, *, brief: bool = False) -> tuple[Item, ...]:

@@ -455,9 +455,29 @@ def show(
     _warn_of_broken(seen, face, backup)
     found = looking.show(seen, backup)
     if as_json:
-        _print_json(documents.backup(found, whole=True))
+        _print_json(documents.shown(found, looking.left_by(seen, found)))
     else:
-        render.show(face, found, seen.clock())
+        render.show(face, found, seen.clock(), looking.left_by(seen, found))
+
+
+@app.command("leftovers", rich_help_panel=LOOK)
+def leftovers(
+    project: Project = Path(),
+    dest: Dest = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the snapshots on the Qdrant server: ours, perhaps ours, others'; exit 5 when it cannot be asked."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(project, dest, quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn, ask_qdrant=True) as run:
+        found = operations.leftovers(run.job)
+        if as_json:
+            _print_json(documents.leftovers(found))
+        else:
+            render.leftovers(face, found)
+        raise typer.Exit(found.exit_code)
 
 
 @app.command("verify", rich_help_panel=LOOK)

@@ -90,6 +90,7 @@ def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
         events=EventLog(sinks, clock=now, warn=warn),
         lock_wait_s=loaded.own.lock_wait,
         busy_wait_s=loaded.own.busy_wait,
+        late_wait_s=loaded.own.late_wait,
         min_free=loaded.own.min_free,
     )
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from docmind_backup.core.proof import Deepened
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
+    from docmind_backup.ledger import Begun
+    from docmind_backup.leftovers import Leftovers
     from docmind_backup.operations import Created, Pruned
 
 Json = dict[str, Any]
@@ -30,7 +32,51 @@ def created(result: Created) -> Json:
         "exit_code": result.exit_code,
         "pruned": pruned_ids,
         "prune_failed": [{"id": b.id, "why": why} for b, why in result.pruned.refused] if result.pruned else [],
-        "left_on_server": [{"snapshot": c.snapshot.name, "command": c.command} for c in result.candidates],
+        "left_on_server": [
+            {"collection": c.collection, "snapshot": c.snapshot.name, "command": c.command} for c in result.candidates
+        ],
+    }
+
+
+def shown(found: Backup, left: Sequence[Begun]) -> Json:
+    """`show --json`; `left`: what its run could not clean up behind it."""
+    return {
+        **backup(found, whole=True),
+        "left_on_server": [
+            {"server": note.url, "collection": note.collection, "snapshot": note.name or None} for note in left
+        ],
+    }
+
+
+def leftovers(found: Leftovers) -> Json:
+    """`leftovers --json`."""
+    return {
+        "server": found.url,
+        "problem": found.problem,
+        "snapshots": [
+            {
+                "whose": one.whose,
+                "collection": one.collection,
+                "snapshot": one.snapshot.name,
+                "bytes": one.snapshot.size,
+                "created": one.snapshot.created or None,
+                "command": one.command or None,
+            }
+            for one in found.snapshots
+        ],
+        "unread": [{"collection": name, "why": why} for name, why in found.unread],
+        "notes": [
+            {
+                "standing": note.standing,
+                "server": note.begun.url,
+                "collection": note.begun.collection,
+                "snapshot": note.begun.name or None,
+                "asked_at": note.begun.asked_at,
+                "backup": note.begun.backup_id,
+                "file": fmt.printable(str(note.file)),
+            }
+            for note in found.notes
+        ],
     }
 
 

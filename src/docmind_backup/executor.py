@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
-from docmind_backup.catalog import STATE, Catalog, name_of, remove
+from docmind_backup.catalog import Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
 from docmind_backup.consistency import together
 from docmind_backup.copying import BUFFER
@@ -56,6 +56,8 @@ class Execution:
     clock: Callable[[], datetime]
     on_event: OnEvent
     busy_wait_s: float
+    late_wait_s: float
+    """How long a collection snapshot whose creation was not answered is looked for."""
     min_free: int
     """Bytes that stay free on the destination."""
     fingerprints: Callable[[], dict[str, str]]
@@ -250,11 +252,12 @@ class _Capture:
             step,
             self.staging,
             backup_id=self.plan.id,
-            ledger=Ledger(run.catalog.root / STATE / "servers"),
+            ledger=Ledger(run.catalog.servers),
             on_event=self.teller,
             min_free=run.min_free,
             notes=result.notes,
             sharing=self.sharing,
+            late_wait_s=run.late_wait_s,
         )
         if isinstance(taken, Omission):
             if self.plan.qdrant_required:

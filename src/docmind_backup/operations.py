@@ -6,19 +6,20 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from threading import Event
 
+from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
 from docmind_backup import scripting
-from docmind_backup.catalog import STATE, Catalog, next_sequence
+from docmind_backup.catalog import Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.fitness import salt_of
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
-from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
+from docmind_backup.core.planner import BackupPlan, CollectionStep, collections_known, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import CollectionServer
@@ -30,7 +31,8 @@ from docmind_backup.errors import (
 )
 from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
-from docmind_backup.ledger import Candidate, Ledger, clean_up
+from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
+from docmind_backup.leftovers import Leftovers
 from docmind_backup.looking import Look, beside, show
 from docmind_backup.scripting import Script
 
@@ -53,6 +55,7 @@ class Job:
     events: EventLog
     lock_wait_s: float = 0
     busy_wait_s: float = 5
+    late_wait_s: float = 300
     min_free: int = 64 * 1024 * 1024
 
     @property
@@ -105,8 +108,9 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     _check_data_dir(job)
     with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
         job.catalog.clean()
-        candidates = _clean_server(job)
+        _clean_server(job)
         plan, backup = _made(job, on_event)
+        candidates = _candidates(job)
         _announce(job, backup, started)
         told.set()
         pruned = _prune(job) if prune_after and _may_prune(backup) else None
@@ -148,8 +152,9 @@ def _check_data_dir(job: Job) -> None:
 
 def _plan(job: Job) -> BackupPlan:
     now = job.clock()
-    inventory = scanning.scan(job.environment, job.choices, job.server)
     backups = job.catalog.backups()
+    known = collections_known(backups, str(job.environment.data_dir))
+    inventory = scanning.scan(job.environment, job.choices, job.server, known)
     return plan_backup(
         inventory,
         job.choices,
@@ -210,6 +215,7 @@ def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
         clock=job.clock,
         on_event=on_event,
         busy_wait_s=job.busy_wait_s,
+        late_wait_s=job.late_wait_s,
         min_free=job.min_free,
         fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
         last_try=last_try,
@@ -230,13 +236,21 @@ def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:
     return {"kdf": "scrypt n=8192 r=8 p=1", "salt": salt, **prints, **key_id}
 
 
-def _clean_server(job: Job) -> tuple[Candidate, ...]:
+def _clean_server(job: Job) -> None:
     """Remove what a dead run left on the server; a silent server keeps its notes for the next run."""
-    ledger = Ledger(job.catalog.root / STATE / "servers")
-    if job.server is None or isinstance(job.server, QdrantError) or not ledger.pending():
+    ledger = Ledger(job.catalog.servers)
+    if job.server is not None and not isinstance(job.server, QdrantError) and ledger.pending():
+        with suppress(QdrantError):
+            clean_up(ledger, job.server)
+
+
+def _candidates(job: Job) -> tuple[Candidate, ...]:
+    """What this run, or a dead one, may have left on the server; nothing where it cannot be asked."""
+    notes = Ledger(job.catalog.servers).pending()
+    if job.server is None or isinstance(job.server, QdrantError):
         return ()
     try:
-        return clean_up(ledger, job.server)
+        return candidates(notes, job.server)
     except QdrantError:
         return ()
 
@@ -253,6 +267,19 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
         complete=record.complete,
         omissions=[f"{o.source}: {o.reason}" for o in record.omissions],
     )
+
+
+# -- what lies on the server ---------------------------------------------------------------------
+
+
+def leftovers(job: Job) -> Leftovers:
+    """Snapshots on the server, ours, perhaps ours and others'; nothing is changed, no lock is taken."""
+    ledger, server = Ledger(job.catalog.servers), job.server
+    if server is None:
+        return lying.unasked(ledger, "", "no Qdrant server belongs to these settings")
+    if isinstance(server, QdrantError):
+        return lying.unasked(ledger, job.environment.qdrant_url, str(server))
+    return lying.look(ledger, server)
 
 
 # -- prune ---------------------------------------------------------------------------------------

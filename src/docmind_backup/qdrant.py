@@ -27,7 +27,7 @@ from docmind_backup import __version__
 from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
-from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
+from docmind_backup.errors import BackupError, QdrantAbsent, QdrantError, QdrantUnclear, QdrantUnreachable
 from docmind_backup.qdrant_restore import Restoring
 from docmind_backup.receiving import receive
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_BYTES = 2**18
+ONE_BYTE = {"Range": "bytes=0-0"}
 MAX_WORDS = 2**16
 """As much of an error's body is read."""
 MAX_PAGE = 2**25
@@ -192,8 +193,14 @@ class QdrantServer(Restoring):
             changes="creating a snapshot",
         )
         if made is None:
-            raise QdrantError(f"Qdrant accepted to make a snapshot of {name} but did not name it")
+            raise QdrantUnclear(f"Qdrant accepted to make a snapshot of {name} but did not name it")
         return _described(made)
+
+    def identity(self, name: str, snapshot: str) -> str:
+        """The ETag: inode, size and time to the nanosecond (HEAD is not known to Qdrant; a byte is asked for)."""
+        address = self._url + rest.snapshot_path(name, snapshot)
+        with self._heard(self._timeouts.request), self._http.stream("GET", address, headers=ONE_BYTE) as answer:
+            return answer.headers.get("etag", "") if answer.status_code == 206 else ""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         file, collection = rest.file_name(snapshot), rest.collection_name(name)
@@ -344,8 +351,10 @@ class QdrantServer(Restoring):
                 return error
             case httpx.ConnectTimeout():
                 problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.ConnectError():
                 problem = f"nothing answers at {self._url}: {_reason(error)}"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.TimeoutException():
                 problem = f"Qdrant at {self._url} fell silent: nothing came for {waited_s:g} s"
             case httpx.TransportError():

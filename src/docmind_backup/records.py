@@ -300,7 +300,12 @@ def _qdrant(plan: BackupPlan, results: Iterable[StepResult]) -> QdrantRecord | N
 
 
 def _index_snapshots(plan: BackupPlan, results: Iterable[StepResult]) -> Iterator[Mapping[str, object]]:
-    taken = {collection.name for result in results for collection in result.collections}
+    taken = {
+        name
+        for result in results
+        for collection in result.collections
+        for name in (collection.name, *collection.state.aliases)
+    }
     for snapshot in plan.snapshots:
         yield {
             "name": snapshot.name,

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan
     from docmind_backup.core.restore import RestorePlan, RestoreStep
+    from docmind_backup.ledger import Begun
+    from docmind_backup.leftovers import Leftovers
     from docmind_backup.operations import Created, Pruned
 
 SHOWN = 50
@@ -368,7 +370,7 @@ def created(face: Face, result: Created) -> None:
     _pruned_briefly(face, result.pruned, backup)
     for candidate in result.candidates:
         name = candidate.snapshot.name
-        face.warn(f"a run that died may have left {name} on the server; if it is yours: {candidate.command}")
+        face.warn(f"a run whose call was not answered may have left {name} on the server; if so: {candidate.command}")
     face.next(f"verify {'latest' if backup.counts else backup.id}")
 
 
@@ -512,7 +514,7 @@ def _left_by(name: str) -> str:
     return "left by DocMind's own backup; remove it by hand when none is running"
 
 
-def show(face: Face, backup: Backup, now: datetime) -> None:
+def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> None:
     """Everything a backup says of itself, for people."""
     record = backup.record
     rows = [
@@ -555,6 +557,8 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
         face.answer(f"lacks {omission.part}: {omission.source}: {omission.reason} - {omission.detail}")
     for note in record.notes:
         face.answer(f"note: {note}")
+    for begun in left:
+        face.answer(f"left on {begun.url}: {_begun_words(begun)}; `docmind-backup leftovers` looks whether it is there")
     face.next(f"restore-plan {backup.id}")
 
 
@@ -563,6 +567,50 @@ def _proved_before(face: Face, backup: Backup) -> None:
     deep = backup.seal.deep if backup.seal else None
     for name, (count, digest) in deep.collections.items() if deep else ():
         face.answer(f"proved: {name}: {plural(count, 'point')}" + (f", digest {digest}" if digest else ""))
+
+
+def _begun_words(begun: Begun) -> str:
+    if begun.name:
+        return f"our snapshot {begun.name} of {begun.collection}"
+    return f"perhaps a snapshot of {begun.collection}: the call that makes it was not answered"
+
+
+LEFT_WORDS = {
+    "listed": "the next create deletes it, unless it belongs to a run that is going on",
+    "gone": "it is gone, or another client's took its place: the next create forgets it",
+    "out of reach": "its collection is gone; should one of that name be made again, it reappears, and is deleted then",
+    "unanswered": "what came of it, if anything, is a candidate above; left for you to remove",
+    "elsewhere": "it is about another server: a create with that address cleans up there",
+    "unknown": "the server could not be asked",
+}
+
+
+def leftovers(face: Face, found: Leftovers) -> None:
+    """Every snapshot with whose it is, the commands for those that may be ours, and what was written down."""
+    if found.problem:
+        face.warn(f"only what was written down is shown: {found.problem}")
+    if found.snapshots:
+        _lying(face, found)
+    elif not found.problem:
+        face.answer(f"no snapshots lie on {found.url}")
+    for collection, why in found.unread:
+        face.warn(f"the snapshots of {collection} could not be listed: {why}")
+    for one in found.snapshots:
+        if one.whose == "candidate":
+            face.answer(f"{one.snapshot.name} may be ours; if it is: {one.command}")
+    for note in found.notes:
+        face.answer(f"{note.begun.url}: {_begun_words(note.begun)}: {LEFT_WORDS[note.standing]} ({note.file})")
+    if any(note.standing == "listed" for note in found.notes):
+        face.next("create", why="deletes what is ours")
+
+
+def _lying(face: Face, found: Leftovers) -> None:
+    table = _table(("Whose", "left"), ("Collection", "left"), ("Snapshot", "left"), ("Size", "right"), ("Made", "left"))
+    for one in found.snapshots:
+        name, made = one.snapshot.name, one.snapshot.created
+        row = (one.whose, one.collection, name, size(one.snapshot.size), made.replace("T", " ") or "-")
+        table.add_row(*(Text(printable(word)) for word in row))
+    face.table(table)
 
 
 def _seal_words(backup: Backup, now: datetime) -> str:

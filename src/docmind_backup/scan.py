@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -26,7 +26,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
-from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnreachable, UsageError
 
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
 """Locks and workspaces in data/storage: the application makes them anew."""
@@ -36,11 +36,16 @@ TEXT_LIMIT = 64 * 1024 * 1024
 """Bytes of a small file (CURRENT, a manifest) read at most."""
 
 
-def scan(environment: Environment, choices: Choices, server: CollectionServer | QdrantError | None) -> Inventory:
+def scan(
+    environment: Environment,
+    choices: Choices,
+    server: CollectionServer | QdrantError | None,
+    known: Mapping[str, str] | None = None,
+) -> Inventory:
     """What is there, how big, how old.
 
     `server`: None when Qdrant is off or embedded, the error when its address may not be used.
-
+    `known`: role to collection in the last backup, for when no index snapshot is active.
     """
     layout = environment.layout or _layout(environment)
     snapshots, incomplete = _index_snapshots(environment.storage)
@@ -59,7 +64,7 @@ def scan(environment: Environment, choices: Choices, server: CollectionServer | 
         watch=_watch(environment, next(s for s in seen if s.source.path == _real(environment.uploads))),
         notes=(*_leftovers(environment, layout, seen), *_incomplete_notes(storage_skip)),
     )
-    return replace(inventory, qdrant=_qdrant(inventory, choices, server))
+    return replace(inventory, qdrant=_qdrant(inventory, choices, server, known or {}))
 
 
 def check_places(environment: Environment, choices: Choices, root: Path) -> None:
@@ -328,7 +333,10 @@ def _wanted(inventory: Inventory, choices: Choices) -> tuple[_Wanted, ...]:
 
 
 def _qdrant(
-    inventory: Inventory, choices: Choices, server: CollectionServer | QdrantError | None
+    inventory: Inventory,
+    choices: Choices,
+    server: CollectionServer | QdrantError | None,
+    known: Mapping[str, str],
 ) -> QdrantState | None:
     if choices.qdrant == "off" or (choices.only and Part.QDRANT not in choices.only):
         return None
@@ -339,8 +347,11 @@ def _qdrant(
         return None
     if isinstance(server, QdrantError):
         return _silent(inventory.environment.qdrant_url, server)
+    unclaimed = not wanted and inventory.active_snapshot is None
+    if unclaimed:
+        wanted = tuple(_Wanted(name, role) for role, name in known.items())
     try:
-        return _server(server, wanted)
+        return replace(_server(server, wanted), unclaimed=unclaimed and bool(wanted))
     except QdrantError as error:
         return _silent(server.url, error)
 
@@ -361,8 +372,28 @@ def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:
             reason=Reason.DISTRIBUTED,
             hint="take snapshots on each node, or --no-qdrant-snapshot",
         )
-    states = tuple(replace(_placed(server, server.describe(want.name)), role=want.role) for want in wanted)
-    return QdrantState(server.url, version, peers, states)
+    aliases = server.aliases() if wanted else {}
+    meant: dict[str, str] = {}
+    for want in wanted:
+        meant.setdefault(aliases.get(want.name, want.name), want.role)
+    states = tuple(_described(server, name, role) for name, role in meant.items())
+    notes = tuple(
+        f"{want.name} is an alias: what it stands for is saved under its own name, {aliases[want.name]}"
+        for want in wanted
+        if want.name in aliases
+    )
+    return QdrantState(server.url, version, peers, states, notes=notes)
+
+
+def _described(server: CollectionServer, name: str, role: str) -> CollectionState:
+    """One that the server cannot or will not describe is no reason to leave out the others."""
+    try:
+        return replace(_placed(server, server.describe(name)), role=role)
+    except QdrantUnreachable:
+        raise
+    except QdrantError as error:
+        problem = f"{error}; {error.hint}" if error.hint else str(error)
+        return CollectionState(name, role, exists=False, problem=problem, refused=isinstance(error, QdrantRefused))
 
 
 def _placed(server: CollectionServer, state: CollectionState) -> CollectionState:

@@ -187,6 +187,10 @@ class CollectionState:
     """The whole config as the server gave it, for a restore that has to make the collection itself."""
     placement: Placement | None = None
     """None where nobody said: an embedded storage, a backup of an earlier version."""
+    problem: str = ""
+    """Why it could not be described: nothing else is known then, and `exists` is False."""
+    refused: bool = False
+    """The problem is the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,9 @@ class QdrantState:
     """Why it could not be asked; empty when it answered."""
     reason: Reason | None = None
     hint: str = ""
+    notes: tuple[str, ...] = ()
+    unclaimed: bool = False
+    """No index snapshot is active that would name the collections: they are those of the last backup."""
 
 
 # -- what a backup says of itself ----------------------------------------------------------------

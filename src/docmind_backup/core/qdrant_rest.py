@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Point
-from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnclear, QdrantUnreachable, UsageError
 
 DEFAULT_PORT = 6333
 """What qdrant-client, and so DocMind, takes for an address without a port, https too."""
@@ -106,6 +107,33 @@ def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> l
         if collection is not None:
             actions.append({"create_alias": {"collection_name": collection, "alias_name": alias}})
     return actions
+
+
+def delete_command(url: str, name: str, snapshot: str) -> str:
+    """For a person and a shell; the key comes out of the environment, where there is one, and goes to no proxy."""
+    header = f'-H "api-key: ${KEY_SETTING}"'
+    return f"curl -X DELETE '{url}{snapshot_path(name, snapshot)}' {header} -fsS --noproxy '*'"
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two base URLs lead to the same server as far as their spelling tells."""
+    return _reached(one) == _reached(other)
+
+
+def _reached(url: str) -> tuple[str, int, str]:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
+    return "localhost" if here else host, parts.port or DEFAULT_PORT, parts.path.rstrip("/")
+
+
+def named_at(snapshot: str) -> datetime | None:
+    """The second, naive UTC, that the server put into a snapshot's name when it began with it."""
+    found = re.search(r"-(\d{4}(?:-\d\d){5})\.snapshot\Z", snapshot, re.ASCII)
+    try:
+        return datetime.strptime(found[1], "%Y-%m-%d-%H-%M-%S") if found else None
+    except ValueError:
+        return None
 
 
 EXACTLY = {"exact": True}
@@ -253,6 +281,11 @@ class Refusals:
             case _ if status == 507 or "No space left on device" in words:
                 problem = f"the disk of the Qdrant server (not that of the backups) is full: {words}"
                 return QdrantError(problem, hint="free space where Qdrant keeps its storage and snapshots")
+            case 502 | 504:
+                problem = f"what stands before Qdrant at {self.url} answered {status}: {words}"
+                return QdrantUnreachable(problem, hint=UNREACHABLE_HINT)
+            case _ if status == 408 or (status >= 500 and not _is_qdrants(body)):
+                return QdrantUnclear(f"Qdrant at {self.url} answered {status}: {words}")
         return QdrantError(f"Qdrant at {self.url} answered {status}: {words}")
 
     def of_upload(self, status: int, body: bytes) -> QdrantError:
@@ -268,7 +301,7 @@ class Refusals:
 
     def unknown_answer(self) -> QdrantError:
         problem = f"an answer of {self.url} is not one that this tool knows"
-        return QdrantError(problem, hint=f"check that {URL_SETTING} is the address of a Qdrant server")
+        return QdrantUnclear(problem, hint=f"check that {URL_SETTING} is the address of a Qdrant server")
 
     def cause(self, error: Exception, said: bytes) -> Exception | None:
         """`error`, to be raised from; None when a traceback would print the key with what was said."""
@@ -281,3 +314,11 @@ class Refusals:
             text = str(json.loads(text)["status"]["error"])
         line = " ".join((text.replace(self.key, "<key>") if self.key else text).split())
         return "".join(char if char.isprintable() else "?" for char in line[:300]) or "(nothing more)"
+
+
+def _is_qdrants(body: bytes) -> bool:
+    """Whether an error is in Qdrant's own envelope: that of a proxy says nothing about what Qdrant does."""
+    try:
+        return isinstance(json.loads(body)["status"]["error"], str)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False

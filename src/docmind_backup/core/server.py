@@ -95,6 +95,10 @@ class CollectionServer(Protocol):
         """Stream the snapshot into a new file `target` (0400), hashing on the way."""
         ...
 
+    def identity(self, name: str, snapshot: str) -> str:
+        """What tells the file itself from another of the same name and content; empty when that is not known."""
+        ...
+
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """No error when it is already gone."""
         ...
