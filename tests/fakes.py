@@ -147,6 +147,12 @@ class FakeServer:
             on_bytes(len(chunk))
         return Downloaded(len(data), hashlib.sha256(data).hexdigest())
 
+    def another(self) -> FakeServer:
+        return self
+
+    def stop(self, *, creating: bool) -> None:
+        """Nothing takes time here."""
+
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         self._asked("delete_snapshot", name, snapshot)
         if name in self.collections:

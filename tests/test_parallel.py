@@ -37,8 +37,8 @@ from docmind_backup.core.model import (
     StepFinished,
     StepStarted,
 )
-from docmind_backup.crew import Crew, Stopped, Teller, beside
-from docmind_backup.errors import Interrupted
+from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.errors import Interrupted, Stopped
 
 STORED = PurePosixPath("data/uploads")
 PATIENCE_S = 60

@@ -91,6 +91,7 @@ def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
         lock_wait_s=loaded.own.lock_wait,
         busy_wait_s=loaded.own.busy_wait,
         min_free=loaded.own.min_free,
+        downloads=loaded.own.downloads,
     )
 
 
@@ -145,6 +146,9 @@ def _server(loaded: Settings) -> Server:
         request_timeout_s=loaded.request_timeout_s,
         create_timeout_s=own.create_timeout,
         stall_timeout_s=own.stall_timeout,
+        min_rate=own.min_rate,
+        download_retries=own.download_retries,
+        retry_wait_s=own.retry_wait,
     )
 
 

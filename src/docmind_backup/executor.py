@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from threading import Lock
 
 from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
@@ -18,7 +21,9 @@ from docmind_backup.copying import BUFFER
 from docmind_backup.core.model import (
     Advanced,
     Backup,
+    DownloadStarted,
     Entry,
+    Event,
     FileEntry,
     Kind,
     Omission,
@@ -32,8 +37,8 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.core.sharing import Held
-from docmind_backup.crew import Crew, Stopped, Teller, beside
-from docmind_backup.errors import BackupError, NoSpace, QdrantError
+from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.errors import BackupError, Interrupted, NoSpace, QdrantError, Stopped
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
@@ -59,6 +64,8 @@ class Execution:
     fingerprints: Callable[[], dict[str, str]]
     last_try: bool
     """The sources moved once already: if they do again, say so and publish."""
+    downloads: int = 1
+    """Collections at once, at most."""
 
 
 def execute(plan: BackupPlan, run: Execution) -> Backup:
@@ -69,13 +76,15 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
     raised, nothing is published and nothing of the run is left.
     """
     check_space(plan, run.catalog.root, run.min_free)
-    teller = Teller(run.on_event)
-    teller(RunStarted(plan.copy_bytes, plan.download_bytes, sum(isinstance(s, CollectionStep) for s in plan.steps)))
+    collections = sum(isinstance(step, CollectionStep) for step in plan.steps)
+    servers = [run.server.another() for _ in range(min(run.downloads, collections))] if run.server else []
+    teller = Teller(run.on_event, lambda error: _stop(servers, error))
+    teller(RunStarted(plan.copy_bytes, plan.download_bytes, collections))
     with durable.destination_errors(run.catalog.root), Sharing() as sharing, Crew() as crew:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            results = _Capture(plan, run, staging, sharing, crew, teller).all()
+            results = _Capture(plan, run, staging, sharing, crew, teller, servers).all()
             record = write_records(plan, results, staging, fingerprints=run.fingerprints(), finished_at=run.clock())
             flusher.flush(staging)
             final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
@@ -88,6 +97,12 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
         finally:
             flusher.close()
     return Backup(final, record)
+
+
+def _stop(servers: Iterable[CollectionServer], error: BaseException) -> None:
+    """Nobody waits for bytes any more. A snapshot that is being made is waited for, to be deleted, but at a signal."""
+    for server in servers:
+        server.stop(creating=isinstance(error, Interrupted | KeyboardInterrupt))
 
 
 def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:
@@ -122,6 +137,10 @@ class _Capture:
     sharing: Sharing
     crew: Crew
     teller: Teller
+    servers: Sequence[CollectionServer]
+    """One for each thread that brings collections."""
+    making: Lock = field(default_factory=Lock)
+    """Held by who has the server make a snapshot."""
 
     def all(self) -> list[StepResult]:
         plan, run = self.plan, self.run
@@ -150,14 +169,33 @@ class _Capture:
         )
 
     def _both(self) -> list[StepResult]:
-        """Collections in this thread, where a signal interrupts the waiting for a server; files beside them."""
+        """Collections in this thread and a few like it, where a signal interrupts the waiting; files beside them."""
         spools = self.staging / SPOOLS
         spools.mkdir(mode=0o700)
         results = [StepResult(step, spools / str(i)) for i, step in enumerate(self.plan.steps)]
         files = [result for result in results if isinstance(result.step, FileStep)]
         with beside(lambda: self._steps(files), self.teller):
-            self._steps([result for result in results if isinstance(result.step, CollectionStep)])
+            self._collections([result for result in results if isinstance(result.step, CollectionStep)])
         return results
+
+    def _collections(self, results: Iterable[StepResult]) -> None:
+        """A few at once, in the order of the plan; what fails in one ends the others."""
+        left: SimpleQueue[StepResult] = SimpleQueue()
+        for result in results:
+            left.put(result)
+        with ExitStack() as others:
+            for server in self.servers[1:]:
+                others.enter_context(beside(partial(self._bring, left, server), self.teller, "collections"))
+            for server in self.servers[:1]:
+                self._bring(left, server)
+
+    def _bring(self, left: SimpleQueue[StepResult], server: CollectionServer) -> None:
+        while True:
+            try:
+                result = left.get_nowait()
+            except Empty:
+                return
+            self._step(result, server)
 
     def _steps(self, results: Iterable[StepResult]) -> None:
         for result in results:
@@ -176,15 +214,15 @@ class _Capture:
                     results[i].omissions.append(_moved(step.source.name, "files"))
                     return
 
-    def _step(self, result: StepResult) -> None:
+    def _step(self, result: StepResult, server: CollectionServer | None = None) -> None:
         step = result.step
         label = step.source.name if isinstance(step, FileStep) else step.state.name
         self.teller(StepStarted(label))
         with result.writing():
             if isinstance(step, FileStep):
                 self._files(step, result)
-            else:
-                self._collection(step, result)
+            elif server:
+                self._collection(step, result, server)
         outcome = result.omissions[0].reason if result.omissions else ""
         self.teller(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
 
@@ -221,20 +259,29 @@ class _Capture:
                 store, points = stores[state.name], captured.points[state.name]
                 result.collections.append(embedded_record(state, store, points, self.run.clock()))
 
-    def _collection(self, step: CollectionStep, result: StepResult) -> None:
+    def _collection(self, step: CollectionStep, result: StepResult, server: CollectionServer) -> None:
         run = self.run
-        assert run.server is not None
-        taken = capture_collection(
-            run.server,
-            step,
-            self.staging,
-            backup_id=self.plan.id,
-            ledger=Ledger(run.catalog.root / STATE / "servers"),
-            on_event=self.teller,
-            min_free=run.min_free,
-            notes=result.notes,
-            sharing=self.sharing,
-        )
+        with ExitStack() as turn:
+            turn.enter_context(self.making)
+            if self.teller.failure:
+                raise Stopped
+
+            def tell(event: Event) -> None:
+                if isinstance(event, DownloadStarted):
+                    turn.close()  # while this one is fetched, the next one may be made
+                self.teller(event)
+
+            taken = capture_collection(
+                server,
+                step,
+                self.staging,
+                backup_id=self.plan.id,
+                ledger=Ledger(run.catalog.root / STATE / "servers"),
+                on_event=tell,
+                min_free=run.min_free,
+                notes=result.notes,
+                sharing=self.sharing,
+            )
         if isinstance(taken, Omission):
             if self.plan.qdrant_required:
                 raise QdrantError(f"collection {taken.source}: {taken.detail}")

@@ -51,6 +51,8 @@ class Job:
     lock_wait_s: float = 0
     busy_wait_s: float = 5
     min_free: int = 64 * 1024 * 1024
+    downloads: int = 2
+    """Collections at once, at most."""
 
     @property
     def look(self) -> Look:
@@ -210,6 +212,7 @@ def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
         min_free=job.min_free,
         fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
         last_try=last_try,
+        downloads=job.downloads,
     )
 
 
