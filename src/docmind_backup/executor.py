@@ -128,6 +128,14 @@ ROOM_EVERY = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """A thread's own way to the server, and its leave to have a snapshot made there."""
+
+    server: CollectionServer
+    held: ExitStack
+
+
+@dataclass(frozen=True, slots=True)
 class _Capture:
     """Every step of a plan, carried out into a staging folder."""
 
@@ -190,12 +198,17 @@ class _Capture:
                 self._bring(left, server)
 
     def _bring(self, left: SimpleQueue[StepResult], server: CollectionServer) -> None:
+        """One after the other, as long as there are any. Whose turn it is takes the next and has its snapshot made."""
         while True:
-            try:
-                result = left.get_nowait()
-            except Empty:
-                return
-            self._step(result, server)
+            with ExitStack() as turn:
+                turn.enter_context(self.making)
+                if self.teller.failure:
+                    raise Stopped
+                try:
+                    result = left.get_nowait()
+                except Empty:
+                    return
+                self._step(result, _Turn(server, turn))
 
     def _steps(self, results: Iterable[StepResult]) -> None:
         for result in results:
@@ -214,15 +227,15 @@ class _Capture:
                     results[i].omissions.append(_moved(step.source.name, "files"))
                     return
 
-    def _step(self, result: StepResult, server: CollectionServer | None = None) -> None:
+    def _step(self, result: StepResult, turn: _Turn | None = None) -> None:
         step = result.step
         label = step.source.name if isinstance(step, FileStep) else step.state.name
         self.teller(StepStarted(label))
         with result.writing():
             if isinstance(step, FileStep):
                 self._files(step, result)
-            elif server:
-                self._collection(step, result, server)
+            elif turn:
+                self._collection(step, result, turn)
         outcome = result.omissions[0].reason if result.omissions else ""
         self.teller(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
 
@@ -259,29 +272,25 @@ class _Capture:
                 store, points = stores[state.name], captured.points[state.name]
                 result.collections.append(embedded_record(state, store, points, self.run.clock()))
 
-    def _collection(self, step: CollectionStep, result: StepResult, server: CollectionServer) -> None:
+    def _collection(self, step: CollectionStep, result: StepResult, turn: _Turn) -> None:
         run = self.run
-        with ExitStack() as turn:
-            turn.enter_context(self.making)
-            if self.teller.failure:
-                raise Stopped
 
-            def tell(event: Event) -> None:
-                if isinstance(event, DownloadStarted):
-                    turn.close()  # while this one is fetched, the next one may be made
-                self.teller(event)
+        def tell(event: Event) -> None:
+            if isinstance(event, DownloadStarted):
+                turn.held.close()  # while this one is fetched, the next one may be made
+            self.teller(event)
 
-            taken = capture_collection(
-                server,
-                step,
-                self.staging,
-                backup_id=self.plan.id,
-                ledger=Ledger(run.catalog.root / STATE / "servers"),
-                on_event=tell,
-                min_free=run.min_free,
-                notes=result.notes,
-                sharing=self.sharing,
-            )
+        taken = capture_collection(
+            turn.server,
+            step,
+            self.staging,
+            backup_id=self.plan.id,
+            ledger=Ledger(run.catalog.root / STATE / "servers"),
+            on_event=tell,
+            min_free=run.min_free,
+            notes=result.notes,
+            sharing=self.sharing,
+        )
         if isinstance(taken, Omission):
             if self.plan.qdrant_required:
                 raise QdrantError(f"collection {taken.source}: {taken.detail}")

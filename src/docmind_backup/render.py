@@ -262,9 +262,10 @@ class Reporter:
         self._screen = Live(console=face.err, transient=True, refresh_per_second=10, get_renderable=self._now)
 
     def _now(self) -> Group:
-        """The bars, and under them what is being done: its mark turns, so that waiting looks alive."""
+        """The bars, and under them what is done without one: its mark turns, so that waiting looks alive."""
         mark = "|/-\\"[int(time.monotonic() * 8) % 4]
-        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in self._doing[-1:]]
+        rest = [one for one in self._doing if (True, one) not in self._tasks]
+        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in rest[-1:]]
         return Group(*([self._bars] if self._tasks else []), *doing)
 
     def __enter__(self) -> Self:
