@@ -57,12 +57,13 @@ class Breaker:
 
         timer = Timer(seconds, end)
         timer.daemon = True
-        timer.start()
         try:
+            timer.start()
             yield late
         finally:
             timer.cancel()
-            timer.join()
+            if timer.ident is not None:
+                timer.join()
 
     def _shut_down(self) -> None:
         with self._one:
