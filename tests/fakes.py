@@ -170,6 +170,12 @@ class FakeServer:
         found = self._find(name)
         return found.identities[snapshot] if snapshot in found.snapshots else ""
 
+    def another(self) -> FakeServer:
+        return self
+
+    def stop(self, *, creating: bool) -> None:
+        """Nothing takes time here."""
+
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         self._asked("delete_snapshot", name, snapshot)
         if name in self.collections:

@@ -13,6 +13,7 @@ from docmind_backup.core.model import (
     Advanced,
     CollectionRecord,
     CollectionState,
+    DownloadStarted,
     FileEntry,
     Omission,
     OnEvent,
@@ -213,10 +214,10 @@ def _stored_name(snapshot: ServerSnapshot) -> str:
 
 def _download(errand: _Errand, snapshot: ServerSnapshot, target: Path) -> Downloaded | None:
     durable.private_folders(target.parent, below=errand.staging)
+    name, tell = errand.name, errand.on_event
+    tell(DownloadStarted(name, snapshot.size))
     try:
-        return errand.server.download(
-            errand.name, snapshot.name, target, lambda count: errand.on_event(Advanced(count, downloaded=True))
-        )
+        return errand.server.download(name, snapshot.name, target, lambda count: tell(Advanced(count, True, name)))
     except NotFoundError:
         return None
 

@@ -85,3 +85,7 @@ class Interrupted(BackupError):
     def __init__(self, signal_number: int) -> None:
         super().__init__("interrupted")
         self.exit_code = 128 + signal_number
+
+
+class Stopped(BaseException):
+    """The run is ending: whoever still works leaves off. Never the reason itself."""

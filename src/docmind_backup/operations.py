@@ -57,6 +57,8 @@ class Job:
     busy_wait_s: float = 5
     late_wait_s: float = 300
     min_free: int = 64 * 1024 * 1024
+    downloads: int = 2
+    """Collections at once, at most."""
 
     @property
     def look(self) -> Look:
@@ -219,6 +221,7 @@ def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
         min_free=job.min_free,
         fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
         last_try=last_try,
+        downloads=job.downloads,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from docmind_backup.core.model import (
     Advanced,
     Backup,
     BrokenBackup,
+    DownloadStarted,
     Event,
     ForeignBackup,
     Layout,
@@ -65,6 +67,8 @@ NARROWEST = 8
 """Columns of text are at least as wide."""
 WIDE = 110
 """Columns from which ids are shown whole."""
+NARROW = 60
+"""Columns below which a bar has no room for speed and time."""
 
 
 # -- numbers and words ---------------------------------------------------------------------------
@@ -235,8 +239,17 @@ def _table(*columns: tuple[str, str]) -> Table:
     return table
 
 
+_Bar = tuple[bool, str]
+"""Of what is downloaded or not; of one collection or of all."""
+COPIED: _Bar = (False, "")
+DOWNLOADED: _Bar = (True, "")
+
+
 class Reporter:
-    """Turns events into two bars and what is done now on a terminal, or a line per finished step elsewhere."""
+    """Turns events into bars and what is done now on a terminal, or a line per finished step elsewhere.
+
+    A bar for what is copied, one for all that is downloaded, and one below it for each of several downloads.
+    """
 
     def __init__(self, face: Face, doing: str) -> None:
         from rich.live import Live
@@ -245,16 +258,20 @@ class Reporter:
         self._live = face.err.is_interactive and not face.quiet
         self._bars = _bars(face.err)
         self._doing = [doing] if doing else []
-        self._tasks: dict[bool, TaskID] = {}
-        self._held: dict[bool, int] = {False: 0, True: 0}
+        self._tasks: dict[_Bar, TaskID] = {}
+        self._held: Counter[_Bar] = Counter()
+        self._collections = 0
+        self._sizes: dict[str, int] = {}
+        """Of the snapshots that the server has made."""
         self._shown_at = 0.0
         self.verb = "copied"
         self._screen = Live(console=face.err, transient=True, refresh_per_second=10, get_renderable=self._now)
 
     def _now(self) -> Group:
-        """The bars, and under them what is being done: its mark turns, so that waiting looks alive."""
+        """The bars, and under them what is done without one: its mark turns, so that waiting looks alive."""
         mark = "|/-\\"[int(time.monotonic() * 8) % 4]
-        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in self._doing[-1:]]
+        rest = [one for one in self._doing if (True, one) not in self._tasks]
+        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in rest[-1:]]
         return Group(*([self._bars] if self._tasks else []), *doing)
 
     def __enter__(self) -> Self:
@@ -272,27 +289,56 @@ class Reporter:
         match event:
             case RunStarted():
                 self._doing = []
-                self._tasks[False] = self._bars.add_task(self.verb, total=event.copy_bytes)
+                self._collections = event.collections
+                self._tasks[COPIED] = self._bars.add_task(self.verb, total=event.copy_bytes)
                 if event.collections:
                     total = event.download_bytes or None
-                    self._tasks[True] = self._bars.add_task("downloaded", total=total)
+                    self._tasks[DOWNLOADED] = self._bars.add_task("downloaded", total=total)
+            case DownloadStarted():
+                self._download(event)
             case Advanced():
-                self._held[event.downloaded] += event.bytes
+                self._held[event.downloaded, ""] += event.bytes
+                if event.label:
+                    self._held[True, event.label] += event.bytes
                 if time.monotonic() - self._shown_at > 0.05:
                     self._flush()
             case StepFinished():
                 self._doing = [label for label in self._doing if label != event.label]
-                self._flush()
+                self._drop(event.label)
                 self._line(event)
             case StepStarted():
                 self._doing = [*self._doing, event.label]
 
+    def _download(self, event: DownloadStarted) -> None:
+        """What an earlier attempt brought counts no more. The total is known once all are."""
+        self._held[DOWNLOADED] -= self._drop(event.label)
+        self._sizes[event.label] = event.bytes
+        if len(self._sizes) == self._collections and DOWNLOADED in self._tasks:
+            self._bars.update(self._tasks[DOWNLOADED], total=sum(self._sizes.values()))
+        if self._collections > 1:
+            name = f"  {printable(event.label)}"
+            self._tasks[True, event.label] = self._bars.add_task(name, total=event.bytes)
+
+    def _drop(self, label: str) -> int:
+        """The bar of a download goes; how far it had come."""
+        self._flush()
+        task = self._tasks.pop((True, label), None) if label else None
+        if task is None:
+            return 0
+        came = next(one.completed for one in self._bars.tasks if one.id == task)
+        self._bars.remove_task(task)
+        return int(came)
+
     def _flush(self) -> None:
         """Bars move at most twenty times a second: drawing must not cost what copying does."""
         self._shown_at = time.monotonic()
-        for downloaded, task in self._tasks.items():
-            self._bars.advance(task, self._held[downloaded])
-            self._held[downloaded] = 0
+        done = {task.id: task.completed for task in self._bars.tasks}
+        for bar, task in self._tasks.items():
+            held = self._held.pop(bar, 0)
+            if held < 0:  # a speed is never less than nothing
+                self._bars.reset(task, completed=int(done[task] + held))
+            elif held:
+                self._bars.advance(task, held)
 
     def _line(self, event: StepFinished) -> None:
         if not self._live and not self._face.quiet:
@@ -302,13 +348,16 @@ class Reporter:
 
 def _bars(console: Console) -> Progress:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.table import Column
 
+    narrow = console.width < NARROW
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=NARROWEST + 4 if narrow else max(16, console.width // 4))
+    more = () if narrow else (TransferSpeedColumn(), TimeRemainingColumn(compact=True))
     return Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False, table_column=name),
         BarColumn(bar_width=None),
         DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
+        *more,
         console=console,
         expand=True,
     )

@@ -177,6 +177,13 @@ class OwnSettings(_Layered):
     late_wait: float = Field(default=300, ge=0)
     """Seconds that a collection snapshot whose creation was not answered is looked for."""
     stall_timeout: float = Field(default=60, gt=0)
+    min_rate: float = Field(default=1024, ge=0)
+    """Bytes a second, on average over `stall_timeout`: a download that brings less is given up as silent."""
+    download_retries: int = Field(default=5, ge=0, le=100)
+    retry_wait: float = Field(default=1, ge=0)
+    """Seconds before the first of these; twice as long before each of the next, 30 at most."""
+    downloads: int = Field(default=2, ge=1, le=16)
+    """Collections at once."""
     min_free: int = Field(default=64 * 1024 * 1024, ge=0)
     """Bytes that have to stay free on the destination's file system."""
     events: Path | None = None

@@ -38,8 +38,8 @@ from docmind_backup.core.verifier import (
     Verification,
     compare,
 )
-from docmind_backup.crew import LIGHT, Crew, Stopped, Teller, Window
-from docmind_backup.errors import BackupError
+from docmind_backup.crew import LIGHT, Crew, Teller, Window
+from docmind_backup.errors import BackupError, Stopped
 
 LARGE = 32 * 1024 * 1024
 """Bytes from which a file is read before the others."""

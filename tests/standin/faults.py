@@ -30,6 +30,15 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True)
+class Drip:
+    """`at` bytes of the body, then a byte every `every_s` seconds until `gate` is set, then the rest."""
+
+    at: int
+    gate: Event
+    every_s: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class WrongLength:
     """The whole body under a content-length that is `by` too large (negative: too small), then the end."""
 
@@ -70,7 +79,7 @@ class HtmlPage:
     body: bytes = b"<!doctype html><html><body>Please log in</body></html>"
 
 
-DownloadFault = Drop | Stall | WrongLength | ChunkedCut | CloseDelimited | Flip | ForcedGzip | HtmlPage
+DownloadFault = Drop | Stall | Drip | WrongLength | ChunkedCut | CloseDelimited | Flip | ForcedGzip | HtmlPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +236,14 @@ class Faults:
             if self._closed:
                 gate.set()
         gate.wait()
+
+    def hold_on(self, gate: Event, seconds: float) -> bool:
+        """Wait so long at most; whether the gate is open, or the stand-in closes."""
+        with self._lock:
+            self._held.append(gate)
+            if self._closed:
+                gate.set()
+        return gate.wait(seconds)
 
     def open_all(self) -> None:
         """The stand-in is closing: nobody waits any more."""

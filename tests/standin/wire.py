@@ -29,6 +29,7 @@ from tests.standin.faults import (
     ChunkedCut,
     CloseDelimited,
     DownloadFault,
+    Drip,
     Drop,
     Faults,
     Flip,
@@ -216,6 +217,12 @@ class Wire(BaseHTTPRequestHandler):
             case Stall(at, gate):
                 self.wfile.write(body[:at])
                 self.site.faults.hold(gate)
+                self.wfile.write(body[at:])
+            case Drip(at, gate, every_s):
+                self.wfile.write(body[:at])
+                while at < len(body) and not self.site.faults.hold_on(gate, every_s):
+                    self.wfile.write(body[at : at + 1])
+                    at += 1
                 self.wfile.write(body[at:])
             case Drop(at, reset):
                 self.wfile.write(body[:at])

@@ -565,8 +565,20 @@ class StepStarted:
 @dataclass(frozen=True, slots=True)
 class Advanced:
     bytes: int
+    """Less than nothing when what came has to come again."""
     downloaded: bool = False
     """From Qdrant, not from this machine's files."""
+    label: str = ""
+    """Of the step that downloads."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStarted:
+    """The server has made its snapshot; of each attempt to fetch one."""
+
+    label: str
+    bytes: int
+    """All that is to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,7 +590,7 @@ class StepFinished:
     """Empty when all went well, else the omission's reason."""
 
 
-Event = RunStarted | StepStarted | Advanced | StepFinished
+Event = RunStarted | StepStarted | DownloadStarted | Advanced | StepFinished
 OnEvent = Callable[[Event], None]
 
 

@@ -92,7 +92,10 @@ class CollectionServer(Protocol):
     def create_snapshot(self, name: str) -> ServerSnapshot: ...
 
     def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
-        """Stream the snapshot into a new file `target` (0400), hashing on the way."""
+        """Stream the snapshot into a new file `target` (0400), hashing on the way.
+
+        `on_bytes` hears of less than nothing when what came has to be fetched again.
+        """
         ...
 
     def identity(self, name: str, snapshot: str) -> str:
@@ -101,6 +104,17 @@ class CollectionServer(Protocol):
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """No error when it is already gone."""
+        ...
+
+    def another(self) -> CollectionServer:
+        """The same server for another thread; closed with this one."""
+        ...
+
+    def stop(self, *, creating: bool) -> None:
+        """From any thread: downloads end with Stopped, those under way too; `creating`: so do creations.
+
+        Everything else is answered as before, so that what was made can be deleted.
+        """
         ...
 
 
