@@ -93,6 +93,7 @@ ALLOWED = {
     "core.sharing": "core.model",
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
+    "core.journal": "core.format core.model",
     "core.restore": "core.environment core.model core.units",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model errors",
