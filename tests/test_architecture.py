@@ -34,23 +34,31 @@ SEAMS = {
 LAZY = {"qdrant_client"}
 """Imported inside functions only: over a second of numpy and grpc."""
 
-START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
+START_UP = {
+    *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
+    *("picking", "render_restore", "restores"),
+}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations render rounds verify",
+    "cli": "__init__ core errors compose demo documents looking operations picking render render_restore restores"
+    " rounds verify",
     "render": "core catalog operations",
-    "documents": "core catalog operations",
+    "render_restore": "core picking render restores",
+    "documents": "core catalog operations picking restores",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger looking scan",
+    "operations": "core errors catalog events executor journal ledger looking scan",
+    "restores": "core errors catalog durable journal looking operations restored restoring",
+    "restoring": "core errors bringing catalog durable inuse journal restored",
+    "picking": "core errors bringing catalog copying durable restoring",
     "rounds": "core errors catalog looking sharing verify",
     "looking": "core errors catalog",
     "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
@@ -59,6 +67,10 @@ ALLOWED = {
     # one thing each, on the core
     "capture": "core copying crew databases embedded folders readlock sharing staging",
     "briefs": "__init__ core durable",
+    "bringing": "core errors catalog copying crew sharing",
+    "inuse": "core errors catalog",
+    "journal": "core errors catalog durable",
+    "restored": "core bringing copying crew",
     "catalog": "core errors briefs durable",
     "collection": "core errors durable ledger sharing",
     "copying": "core direct",
@@ -94,6 +106,7 @@ ALLOWED = {
     "core.qdrant_rest": "core.model errors",
     "core.units": "",
     "core.journal": "core.format core.model",
+    "core.selection": "core.model core.restore errors",
     "core.restore": "core.environment core.model core.units",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model errors",

@@ -69,3 +69,9 @@ class Interrupted(BackupError):
     def __init__(self, signal_number: int) -> None:
         super().__init__("interrupted")
         self.exit_code = 128 + signal_number
+
+
+class PlanOutdated(BackupError):
+    """The target is no longer as a plan found it."""
+
+    exit_code = 17

@@ -179,7 +179,9 @@ class Journal:
     """Damaged files that were not brought back."""
     skip_damaged: bool = False
     aside: bool = False
-    """To a folder beside the live environment: nothing is kept of what was not there."""
+    """To a folder beside the live environment: there is nothing to keep."""
+    was_done: bool = False
+    """It is taken back after its end: what had been restored may have been used since, and is kept."""
     collections: tuple[str, ...] = ()
     """Names of the server's collections that come back too."""
     notes: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -87,6 +87,8 @@ class RestorePlan:
     steps: tuple[RestoreStep, ...]
     space: tuple[Space, ...]
     checks: tuple[Check, ...]
+    target: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was there when this was planned: place or collection -> fingerprint; empty when it was not looked for."""
 
     @property
     def bytes(self) -> int:
@@ -103,6 +105,8 @@ class Place:
     file_system: str
     """Tells file systems apart; the nearest existing folder's device."""
     free: int
+    fingerprint: str = ""
+    """Of what lies there, in words that mean the same in another process; empty when nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +135,19 @@ class Target:
     qdrant: TargetQdrant | None
 
 
-def plan_restore(backup: Backup, target: Target) -> RestorePlan:
-    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way."""
+def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> RestorePlan:
+    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way.
+
+    `write_env`: `.env` comes back as the other files do; else it is merged by hand.
+    """
     record = backup.record
     pairs = tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
         RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
-        *_aside(pairs),
-        *_copies(pairs, record),
+        *_aside(pairs, write_env=write_env),
+        *_copies(pairs, record, write_env=write_env),
         *(_collections(qdrant, target) if qdrant else ()),
         RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
     )
@@ -153,7 +160,19 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
         steps=steps,
         space=space,
         checks=tuple(_checks(backup)),
+        target=_fingerprints(pairs, record, target.qdrant),
     )
+
+
+def _fingerprints(pairs: Iterable[_Pair], record: Record, qdrant: TargetQdrant | None) -> dict[str, str]:
+    """What a plan in a file is held against before it is carried out."""
+    found = {str(place.seen.source.path): place.fingerprint for _, place in pairs if place and place.fingerprint}
+    if not found or not record.qdrant or record.qdrant.embedded or qdrant is None:
+        return found
+    there = {state.name: str(state.points) for state in qdrant.collections}
+    aliases = {alias: f"-> {name}" for alias, name in (qdrant.aliases or {}).items()}
+    collections = {taken.name: there.get(taken.name, "absent") for taken in record.qdrant.collections}
+    return {**found, **{f"{qdrant.url}/{name}": what for name, what in sorted({**aliases, **collections}.items())}}
 
 
 _Pair = tuple[SourceRecord, Place | None]
@@ -181,10 +200,10 @@ def _to_stop(layout: Layout) -> tuple[str, ...]:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
+def _aside(pairs: Iterable[_Pair], *, write_env: bool) -> Iterator[RestoreStep]:
     """What is there now leaves first, databases with every sidecar in the same move."""
     for source, place in pairs:
-        if place is None or source.part is Part.ENV or source.stored in IN_FLIGHT:
+        if place is None or source.stored in IN_FLIGHT or (source.part is Part.ENV and not write_env):
             continue
         seen = place.seen
         if seen.exists or place.sidecars:
@@ -203,12 +222,12 @@ def in_flight_folder(record: Record, origin: str) -> str:
     return str(path.parent / f"in-flight-from-{record.id}" / path.name)
 
 
-def _copies(pairs: Iterable[_Pair], record: Record) -> Iterator[RestoreStep]:
+def _copies(pairs: Iterable[_Pair], record: Record, *, write_env: bool) -> Iterator[RestoreStep]:
     for source, place in pairs:
         where = str(place.seen.source.path) if place else source.origin
         if source.stored in IN_FLIGHT:
             where = in_flight_folder(record, where)
-        if source.part is Part.ENV:
+        if source.part is Part.ENV and not write_env:
             overwrites = "nothing: field by field" if place and place.seen.exists else ""
             yield RestoreStep(Action.MERGE, source.stored, where, overwrites=overwrites, notes=("it holds secrets",))
         else:
