@@ -50,7 +50,19 @@ from docmind_backup.core.model import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("create", "prune", "list", "show", "verify", "show-config", "restore-plan", "hold", "release", "demo")
+COMMANDS = (
+    "create",
+    "prune",
+    "list",
+    "show",
+    "verify",
+    "show-config",
+    "restore-plan",
+    "restore",
+    "hold",
+    "release",
+    "demo",
+)
 Golden = Callable[[str, str], None]
 
 

@@ -187,7 +187,14 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         restoration = Restoration(folder, journal, _collections(job, planned.backup), on_event)
         checks = restoration.run(planned.backup.record)
     _announce(job, "backup_restored", restoration.journal)
-    return Restored(restoration.journal, checks, planned)
+    return Restored(restoration.journal, (*checks, *_not_brought(planned.backup.record, restoration.journal)), planned)
+
+
+def _not_brought(record: Record, journal: Journal) -> Iterator[Checked]:
+    """Collections that were asked for and that nobody brought back: never silently."""
+    for taken in record.qdrant.collections if record.qdrant and not record.qdrant.embedded else ():
+        if taken.name not in journal.collections:
+            yield Checked(f"collection {taken.name}", "not brought back; docs/restore.md says how by hand", right=False)
 
 
 def _home(job: Job, wanted: Selection) -> Path:
@@ -231,7 +238,6 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         for step in planned.plan.steps
         if step.action is Action.COPY
     )
-    qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     return Journal(
         run=run,
         backup_id=record.id,
@@ -244,7 +250,6 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         made=tuple(_missing(pieces, home)),
         skip_damaged=planned.wanted.skip_damaged,
         aside=bool(planned.wanted.to),
-        collections=tuple(taken.name for taken in qdrant.collections) if qdrant else (),
     )
 
 

@@ -51,6 +51,8 @@ class Restoration:
         self.journal = journal
         self._on_event = on_event
         self._returning = tuple(collections(lambda name: _Notes(self, name)))
+        if not journal.collections:
+            self.journal = replace(journal, collections=tuple(one.name for one in self._returning))
 
     # -- forwards
 
