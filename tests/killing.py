@@ -173,7 +173,7 @@ WORDS = {
 def sweep(copies: Copies, verb: str) -> Iterator[dict[str, Any]]:
     """Kill `verb` before each of its steps; then `--resume` it, and `--rollback` another one.
 
-    As long as a restore has moved nothing, one of the two at each step, in turn.
+    Both only where a restore has moved something; else one of the two at each step, in turn.
     """
     if verb != "restore":
         copies.begin_with(*WORDS["restore"])
@@ -192,7 +192,7 @@ def sweep(copies: Copies, verb: str) -> Iterator[dict[str, Any]]:
             out = forked(command("restore", way, *options))
             case = {"at": at, "of": total, "way": way, "killed": code, "unfinished": unfinished, "pruned": pruned}
             yield {**case, "code": out, "tree": copies.look(), "journal": journal.exists(), "left": copies.left()}
-            if not moved:
+            if not moved or verb != "restore":
                 break
 
 

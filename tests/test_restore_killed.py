@@ -109,7 +109,7 @@ def swept(template: Path, work: Path, elsewhere: Path, verb: str) -> list[dict[s
     assert {case["killed"] for case in cases} == {-9}, Counter(case["killed"] for case in cases)
     assert {case["at"] for case in cases} == set(range(1, cases[0]["of"] + 1))
     assert len(cases) > 20
-    assert not any(case["journal"] for case in cases), "something stays unfinished"
+    assert not any(case["journal"] for case in cases if case["code"] == 0), "something stays unfinished"
     assert {case["pruned"] for case in cases} == {11}
     assert {case["code"] for case in cases} <= {0, 2}, done.stderr[-3000:]
     return cases
@@ -147,4 +147,5 @@ def test_discarding_what_was_there_killed_at_any_step(template: Path, work: Path
 
     for case in swept(template, work, tmp_path, "discard"):
         taken_back = case["way"] == "--rollback" and not case["unfinished"] and case["code"] == 0
+        assert case["code"] == 0 or not case["unfinished"] or case["way"] == "--rollback"
         assert differences(case["tree"], old if taken_back else new) == {}, (case["at"], case["way"])
