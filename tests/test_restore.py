@@ -19,6 +19,7 @@ from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
 
+from docmind_backup import restored, restoring
 from docmind_backup.cli import main
 from docmind_backup.sample import build_sample
 
@@ -548,3 +549,25 @@ def test_a_failure_in_the_middle_of_the_swap_brings_everything_back(
     assert done.code == 1
     assert "Input/output error" in done.err
     assert next(calls) > 2
+
+
+def test_what_the_disk_returns_otherwise_is_found_and_the_old_state_comes_back(
+    untouched: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large file changes after it was written, its size and time do not."""
+    large = untouched.backup / "data" / "uploads" / "document-00.pdf"
+    monkeypatch.setattr(restored, "DIRECT_FROM", large.stat().st_size)
+    monkeypatch.setattr(restoring, "refuse_used", rots(untouched.data.parent, large.name))
+
+    done = untouched.restore("latest", "--yes", "--only", "uploads", "--read-back")
+
+    assert done.code == 1
+    assert "document-00.pdf: it is not what was restored (sha256)" in done.err
+
+
+def rots(project: Path, name: str) -> Callable[[object], None]:
+    def rot(_used: object) -> None:
+        (staged,) = project.glob(f"{RESTORE_FOLDER}/rollback-*/new/data-uploads/uploads/{name}")
+        flip(staged, at=100)
+
+    return rot

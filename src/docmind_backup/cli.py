@@ -573,6 +573,7 @@ To = Annotated[
 RestoreEnv = Annotated[bool, typer.Option("--include-env", help="The .env file too, where there is none.")]
 ForceEnv = Annotated[bool, typer.Option("--force", help="With --include-env: replace the .env that is there.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged files out, name them, exit 3.")]
+ReadBack = Annotated[bool, typer.Option("--read-back", help="Read large files again from the disk, before it is done.")]
 
 
 @app.command("restore-plan", rich_help_panel=RESTORE)
@@ -586,6 +587,7 @@ def restore_plan(
     include_env: RestoreEnv = False,
     force: ForceEnv = False,
     skip_damaged: SkipDamaged = False,
+    read_back: ReadBack = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan, for `restore --plan FILE`.")
     ] = None,
@@ -597,7 +599,8 @@ def restore_plan(
     from docmind_backup import documents, render, restores
 
     face = _face(project, dest, quiet=quiet or as_json)
-    wanted = _selection(only, collection, to, include_env=include_env, force=force, skip_damaged=skip_damaged)
+    more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
+    wanted = _selection(only, collection, to, **more)
     flags = {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}
     with _compose(project, flags, warn=face.warn, ask_qdrant=True) as run:
         _warn_of_broken(run.job.look, face, backup)
@@ -644,6 +647,7 @@ def restore(
     include_env: RestoreEnv = False,
     force: ForceEnv = False,
     skip_damaged: SkipDamaged = False,
+    read_back: ReadBack = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was interrupted.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Bring back what was there before.")] = False,
     discard_rollback: Annotated[bool, typer.Option("--discard-rollback", help="Delete what was there before.")] = False,
@@ -656,7 +660,8 @@ def restore(
 ) -> None:
     """Bring a backup back: staged, verified, swapped in; what was there is kept until you say otherwise."""
     face = _face(project, dest, quiet=quiet or as_json)
-    wanted = _selection(only, collection, to, include_env=include_env, force=force, skip_damaged=skip_damaged)
+    more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
+    wanted = _selection(only, collection, to, **more)
     flags = {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path), "lock_wait": lock_wait}
     ways = {"--plan": plan is not None, "--resume": resume, "--rollback": rollback}
     ways |= {"--discard-rollback": discard_rollback, "BACKUP": backup is not None}

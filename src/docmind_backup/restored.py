@@ -1,7 +1,8 @@
-"""Hold what was restored against the backup, where it lies now: every byte, mode and time. Writes nothing."""
+"""Hold what was restored against the backup, where it lies now: kind, mode, time and content. Writes nothing."""
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import stat
@@ -27,6 +28,7 @@ from docmind_backup.core.model import (
     RunStarted,
 )
 from docmind_backup.crew import LIGHT, Crew, Stopped, Teller
+from docmind_backup.direct import DIRECT_FROM
 
 TEXT_LIMIT = 64 * 1024 * 1024
 
@@ -41,26 +43,43 @@ class Checked:
 
 
 def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) -> tuple[Damage, ...]:
-    """What of `pieces` does not lie in its place as the inventory has it."""
+    """What of `pieces` does not lie in its place as the inventory has it.
+
+    Large files of trees were hashed on their way past the page cache; they are read again only if that was asked for.
+    """
     chosen = tuple(pieces)
     teller = Teller(on_event)
     teller(RunStarted(sum(piece.bytes for piece in chosen), 0, 0))
     left_out = frozenset(journal.left_out)
     try:
         with Crew() as crew:
-            return tuple(d for piece in chosen for d in _check(directory, piece, left_out, crew, teller))
+            return tuple(
+                damage
+                for piece in chosen
+                for damage in _check(directory, piece, left_out, _limit(piece, journal), crew, teller)
+            )
     except Stopped:
         assert teller.failure
         raise teller.failure from None
 
 
-def _check(directory: Path, piece: Piece, left_out: frozenset[str], crew: Crew, teller: Teller) -> list[Damage]:
+def _limit(piece: Piece, journal: Journal) -> float:
+    """Bytes from which a file is not read again."""
+    return DIRECT_FROM if piece.kind is Kind.TREE and not journal.read_back else math.inf
+
+
+def _check(
+    directory: Path, piece: Piece, left_out: frozenset[str], limit: float, crew: Crew, teller: Teller
+) -> list[Damage]:
     found: list[Damage] = []
     window = crew.window(lambda count: teller(Advanced(count)))
 
     def send(run: list[tuple[str, Entry]]) -> None:
-        size = sum(entry.size for _, entry in run if isinstance(entry, FileEntry))
-        window.give(partial(_look_at, run), lambda result: found.extend(result()), size, len(run), light=size <= LIGHT)
+        sizes = [entry.size for _, entry in run if isinstance(entry, FileEntry)]
+        read = sum(size for size in sizes if size < limit)
+        teller(Advanced(sum(sizes) - read))
+        look = partial(_look_at, run, limit)
+        window.give(look, lambda result: found.extend(result()), read, len(run), light=read <= LIGHT)
 
     try:
         for run in _runs(directory, piece, left_out):
@@ -86,18 +105,20 @@ def _runs(directory: Path, piece: Piece, left_out: frozenset[str]) -> Iterator[l
         yield run
 
 
-def _look_at(run: list[tuple[str, Entry]], copier: Copier) -> list[Damage]:
-    found = (_difference(path, entry, copier) for path, entry in run)
+def _look_at(run: list[tuple[str, Entry]], limit: float, copier: Copier) -> list[Damage]:
+    found = (_difference(path, entry, limit, copier) for path, entry in run)
     return [damage for damage in found if damage]
 
 
-def _difference(path: str, entry: Entry, copier: Copier) -> Damage | None:
+def _difference(path: str, entry: Entry, limit: float, copier: Copier) -> Damage | None:
     try:
         here = os.lstat(path)
         if problem := _kind_problem(here, path, entry):
             return Damage(path, problem)
-        if isinstance(entry, FileEntry) and _hash(path, copier) != (entry.sha256, entry.size):
-            return Damage(path, "it is not what was restored (sha256)")
+        if isinstance(entry, FileEntry):
+            read = _hash(path, copier) if entry.size < limit else (entry.sha256, here.st_size)
+            if read != (entry.sha256, entry.size):
+                return Damage(path, "it is not what was restored (sha256)")
     except OSError as error:
         return Damage(path, error.strerror or "cannot be read")
     return None

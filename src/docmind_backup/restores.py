@@ -249,6 +249,7 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         folders=tuple(dict.fromkeys((str(home / FOLDER / run), *(piece.folder for piece in pieces)))),
         made=tuple(_missing(pieces, home)),
         skip_damaged=planned.wanted.skip_damaged,
+        read_back=planned.wanted.read_back,
         aside=bool(planned.wanted.to),
     )
 

@@ -73,7 +73,7 @@ def test_an_embedded_storage_comes_as_a_whole() -> None:
 
 
 def test_a_selection_is_read_as_it_was_written() -> None:
-    wanted = Selection(frozenset({Part.CHAT, Part.ENV}), ("docs",), True, True, "/tmp/look", True)
+    wanted = Selection(frozenset({Part.CHAT, Part.ENV}), ("docs",), True, True, "/tmp/look", True, True)
 
     assert read_selection(wanted.document()) == wanted
 

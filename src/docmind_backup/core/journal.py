@@ -178,6 +178,8 @@ class Journal:
     left_out: tuple[str, ...] = ()
     """Damaged files that were not brought back."""
     skip_damaged: bool = False
+    read_back: bool = False
+    """Large files are read again from the disk, too, before it is done."""
     aside: bool = False
     """To a folder beside the live environment: there is nothing to keep."""
     was_done: bool = False

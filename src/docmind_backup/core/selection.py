@@ -26,6 +26,8 @@ class Selection:
     to: str = ""
     """A folder beside the live environment; the server's collections stay away from it."""
     skip_damaged: bool = False
+    read_back: bool = False
+    """Read every large file again where it lies."""
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -45,6 +47,7 @@ class Selection:
             "force": self.force,
             "to": self.to,
             "skip_damaged": self.skip_damaged,
+            "read_back": self.read_back,
         }
 
 
@@ -57,6 +60,7 @@ def read_selection(data: Any) -> Selection:
         data["force"] is True,
         str(data["to"]),
         data["skip_damaged"] is True,
+        data["read_back"] is True,
     )
 
 
