@@ -400,6 +400,41 @@ def test_a_lock_on_the_storage_is_the_application(untouched: Place) -> None:
     assert "stop DocMind" in done.err
 
 
+def test_an_open_embedded_storage_is_the_application(make: Make) -> None:
+    place = make("embedded")
+
+    with held_by_another(place.data / "qdrant-embedded" / ".lock") as pid:
+        done = place.restore("latest", "--yes", "--only", "qdrant")
+
+    assert done.code == 11
+    assert f"process {pid}" in done.err
+    same(place)
+
+
+def test_an_interrupted_restore_waits_while_the_application_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of the swap; somebody started DocMind on what was there then."""
+    changed = change(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.Restoration, "_check", fail)
+        patch.setattr(restoring.Restoration, "_give_up", lambda *_: None)
+        assert place.restore("latest", "--yes").code == 1
+    journal = place.project / RESTORE_FOLDER / "journal.json"
+    before = journal.read_bytes()
+
+    with held_by_another(place.data / "storage" / ".lock"):
+        assert place.restore("--resume").code == 11
+        assert place.restore("--rollback").code == 11
+        assert place.restore("latest", "--yes").code == 11
+        assert journal.read_bytes() == before
+
+    assert place.restore("--rollback").code == 0
+    same(place, changed)
+
+
+def fail(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def test_a_file_that_is_open_is_the_application(untouched: Place) -> None:
     with held_by_another(untouched.data / "uploads" / "document-00.pdf", "SH") as pid:
         done = untouched.restore("latest", "--yes")

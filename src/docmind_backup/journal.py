@@ -72,6 +72,7 @@ class RestoreFolder:
             with durable.destination_errors(self.path):
                 self.home.mkdir(parents=True, exist_ok=True)
                 self.path.mkdir(mode=0o700, exist_ok=True)
+                durable.fsync_directory(self.home)
                 fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -30,7 +30,7 @@ from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfin
 from docmind_backup.looking import show
 from docmind_backup.operations import Job, target_of
 from docmind_backup.restored import Checked
-from docmind_backup.restoring import Restoration, Returnings, no_collections, target_errors
+from docmind_backup.restoring import RECORD_COPY, Restoration, Returnings, no_collections, target_errors
 
 __all__ = ["PlannedRestore", "Restored", "accept", "plan", "restore", "resume", "roll_back"]
 
@@ -356,7 +356,7 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
                 restoration.discard()
                 return Restored(restoration.journal)
             case _:
-                if backup is None:
+                if backup is None or not os.path.isdir(backup.directory):
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
                 checks = restoration.run(backup.record)
     _announce(job, "backup_restored", restoration.journal)
@@ -364,11 +364,15 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
 
 
 def _backup_of(job: Job, journal: Journal) -> Backup | None:
-    """With only what is coming back; None when it is gone or cannot be read any more."""
+    """With only what is coming back, from the copy of its record if it is gone; None when nothing was begun yet."""
     try:
         backup = show(job.look, journal.directory)
     except BackupError:
-        return None
+        try:
+            record = fmt.read_record(read_limited(Path(journal.folders[0], RECORD_COPY)))
+        except (OSError, ValueError, BackupError):
+            return None
+        backup = Backup(Path(journal.directory), record)
     stored = {piece.stored for piece in journal.pieces}
     record, qdrant = backup.record, backup.record.qdrant
     if qdrant and not qdrant.embedded:

@@ -32,13 +32,16 @@ from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
 from docmind_backup.restored import Checked, check_files, check_meaning
 
-Returnings = Callable[[Callable[[str], Notes]], Sequence[Returning]]
-"""Makes the collections of a restore, given each one's notes."""
+Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
+"""Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
+discarded."""
+RECORD_COPY = "record.json"
+"""In a run's folder: the backup's record, for a way back when the backup is out of reach."""
 NAMED = 5
 """Damaged files that are named at most."""
 
 
-def no_collections(_notes: Callable[[str], Notes]) -> Sequence[Returning]:
+def no_collections(_notes: Callable[[str], Notes], _folder: Path) -> Sequence[Returning]:
     """For a backup without a server's collections, or a restore without them."""
     return ()
 
@@ -50,7 +53,8 @@ class Restoration:
         self.folder = folder
         self.journal = journal
         self._on_event = on_event
-        self._returning = tuple(collections(lambda name: _Notes(self, name)))
+        beside = folder.path / journal.run / "collections"
+        self._returning = tuple(collections(lambda name: _Notes(self, name), beside))
         if not journal.collections:
             self.journal = replace(journal, collections=tuple(one.name for one in self._returning))
 
@@ -87,12 +91,14 @@ class Restoration:
     def _stage(self) -> None:
         """Everything is beside its place, verified and on the disk, when this returns."""
         journal = self.journal
-        self._remove_folders()
         self.write(journal)
         for path in journal.made:
             Path(path).mkdir(exist_ok=True)
         for path in journal.folders:
-            Path(path).mkdir(mode=0o700)
+            Path(path).mkdir(mode=0o700, exist_ok=True)
+            _remove_tree(Path(path, "new"))
+        record = (Path(journal.directory) / fmt.RECORD).read_bytes()
+        durable.replace(self.folder.path / journal.run / RECORD_COPY, record)
         with ExitStack() as stack:
             flushers = [(durable.Flusher(folder), folder) for folder in map(Path, journal.folders)]
             for flusher, _ in flushers:
@@ -176,6 +182,7 @@ class Restoration:
                 return
             for folder in self.journal.folders:
                 _remove_tree(Path(folder, "old"))
+                _remove_tree(Path(folder, "collections"))
             self._remove_made()
             self.journal = replace(self.journal, phase=Phase.UNDONE)
             self.folder.finish(self.journal)
