@@ -70,7 +70,7 @@ ALLOWED = {
     "bringing": "core errors catalog copying crew sharing",
     "inuse": "core errors catalog",
     "journal": "core errors catalog durable",
-    "restored": "core bringing copying crew direct",
+    "restored": "core bringing copying crew",
     "catalog": "core errors briefs durable",
     "collection": "core errors durable ledger sharing",
     "copying": "core direct",

@@ -178,7 +178,7 @@ class _Bringing:
     def _copy(self, entry: FileEntry, copier: Copier) -> Damage | None:
         source, target = f"{self._directory}/{entry.path}", self._piece.staged(entry.path[len(self._piece.stored) :])
         try:
-            size, sha256 = self._cloned(entry, source, target, copier) or _copied(source, target, copier)
+            size, sha256, mtime_ns = self._cloned(entry, source, target, copier) or _copied(source, target, copier)
         except SourceError as miss:
             return Damage(entry.path, miss.detail)
         if (size, sha256) != (entry.size, entry.sha256):
@@ -186,11 +186,12 @@ class _Bringing:
             return Damage(entry.path, "its content changed (sha256)" if size == entry.size else "its size changed")
         _own(target, entry)
         os.chmod(target, entry.mode)
-        os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+        if mtime_ns != entry.mtime_ns:
+            os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
         return None
 
-    def _cloned(self, entry: FileEntry, source: str, target: str, copier: Copier) -> tuple[int, str] | None:
-        """Size and sha256 of a clone; None where the file system cannot make one: it is not asked again."""
+    def _cloned(self, entry: FileEntry, source: str, target: str, copier: Copier) -> tuple[int, str, int] | None:
+        """Size, sha256 and time of a clone; None where the file system cannot make one: it is not asked again."""
         if not self._clones or entry.size <= LIGHT:
             return None
         fd = open_source(source)
@@ -209,7 +210,7 @@ class _Bringing:
                 os.close(new)
         finally:
             os.close(fd)
-        return size, sha256
+        return size, sha256, 0
 
     # -- when all is there
 
@@ -236,9 +237,10 @@ class _Bringing:
         self._brought.whole = False
 
 
-def _copied(source: str, target: str, copier: Copier) -> tuple[int, str]:
+def _copied(source: str, target: str, copier: Copier) -> tuple[int, str, int]:
+    """Size, sha256 and time, which is the stored file's."""
     copied = copier.copy(None, source, None, target)
-    return copied.size, copied.sha256
+    return copied.size, copied.sha256, copied.stored.mtime_ns
 
 
 def _own(path: str, entry: Entry, *, link: bool = False) -> None:

@@ -573,7 +573,7 @@ To = Annotated[
 RestoreEnv = Annotated[bool, typer.Option("--include-env", help="The .env file too, where there is none.")]
 ForceEnv = Annotated[bool, typer.Option("--force", help="With --include-env: replace the .env that is there.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged files out, name them, exit 3.")]
-ReadBack = Annotated[bool, typer.Option("--read-back", help="Read large files again from the disk, before it is done.")]
+ReadBack = Annotated[bool, typer.Option("--read-back", help="Read everything again where it lies, before it is done.")]
 
 
 @app.command("restore-plan", rich_help_panel=RESTORE)
@@ -671,7 +671,7 @@ def restore(
             f"one of these is needed: {', '.join(ways)}" + (f"; given: {', '.join(chosen)}" if chosen else ""),
             hint="`docmind-backup restore latest`",
         )
-    with _compose(project, flags, warn=face.warn, ask_qdrant=not files) as run:
+    with _compose(project, flags, warn=face.warn, ask_qdrant=not files, only=tuple(wanted.parts)) as run:
         asked = _Asked(run.job, face, wanted, yes=yes, dry_run=dry_run, as_json=as_json)
         match chosen[0]:
             case "BACKUP" if files:

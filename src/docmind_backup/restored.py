@@ -24,12 +24,14 @@ from docmind_backup.core.model import (
     Kind,
     LinkEntry,
     OnEvent,
+    Part,
     Record,
     RunStarted,
 )
 from docmind_backup.crew import LIGHT, Crew, Stopped, Teller
-from docmind_backup.direct import DIRECT_FROM
 
+BULK = (Part.UPLOADS, Part.ARTIFACTS, Part.LOGS)
+"""What may be large, and is checked by its metadata once its bytes were hashed."""
 TEXT_LIMIT = 64 * 1024 * 1024
 
 
@@ -45,7 +47,7 @@ class Checked:
 def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) -> tuple[Damage, ...]:
     """What of `pieces` does not lie in its place as the inventory has it.
 
-    Large files of trees were hashed on their way past the page cache; they are read again only if that was asked for.
+    Contents of uploads, artifacts and logs were hashed on their way; they are read again only if that was asked for.
     """
     chosen = tuple(pieces)
     teller = Teller(on_event)
@@ -65,7 +67,7 @@ def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_e
 
 def _limit(piece: Piece, journal: Journal) -> float:
     """Bytes from which a file is not read again."""
-    return DIRECT_FROM if piece.kind is Kind.TREE and not journal.read_back else math.inf
+    return 0 if piece.part in BULK and not journal.read_back else math.inf
 
 
 def _check(
