@@ -37,17 +37,8 @@ LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
 """Imported inside functions only: over a second of numpy and grpc; or of an extra that need not be there."""
 
 START_UP = {
-    "settings",
-    "compose",
-    "operations",
-    "looking",
-    "rounds",
-    "render",
-    "documents",
-    "demo",
-    "qdrant",
-    "sample",
-    "scripting",
+    *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
+    *("picking", "render_restore", "restores", "scripting"),
 }
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
@@ -55,16 +46,21 @@ ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations render rounds scripting verify",
+    "cli": "__init__ core errors compose demo documents looking operations picking render render_restore restores"
+    " rounds scripting verify",
     "render": "core catalog ledger leftovers operations",
-    "documents": "core catalog ledger leftovers operations",
+    "render_restore": "core picking render restores",
+    "documents": "core catalog ledger leftovers operations picking restores",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger leftovers looking scan scripting",
+    "operations": "core errors catalog events executor journal ledger leftovers looking scan",
+    "restores": "core errors catalog durable journal looking operations restored restoring returning scripting",
+    "restoring": "core errors bringing catalog durable inuse journal restored",
+    "picking": "core errors bringing catalog copying durable restoring",
     "scripting": "core errors catalog durable",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
@@ -78,6 +74,10 @@ ALLOWED = {
     "capture": "core copying crew databases embedded folders readlock sharing staging",
     "breaking": "errors",
     "briefs": "__init__ core durable",
+    "bringing": "core errors catalog copying crew sharing",
+    "inuse": "core errors catalog",
+    "journal": "core errors catalog durable",
+    "restored": "core bringing copying crew",
     "catalog": "core errors briefs durable",
     "collection": "core errors creating durable ledger sharing",
     "consistency": "core errors records",
@@ -127,6 +127,8 @@ ALLOWED = {
     "core.qdrant_rest": "core.model core.server errors",
     "core.units": "",
     "core.fitness": "core.model",
+    "core.journal": "core.format core.model",
+    "core.selection": "core.model core.restore errors",
     "core.restore": "core.environment core.fitness core.model core.units",
     "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
     "core.shell": "",

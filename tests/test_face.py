@@ -59,6 +59,7 @@ COMMANDS = (
     "leftovers",
     "show-config",
     "restore-plan",
+    "restore",
     "hold",
     "release",
     "demo",

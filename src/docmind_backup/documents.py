@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from docmind_backup.ledger import Begun
     from docmind_backup.leftovers import Leftovers
     from docmind_backup.operations import Created, Pruned
+    from docmind_backup.picking import Picked
+    from docmind_backup.restores import PlannedRestore, Restored
 
 Json = dict[str, Any]
 
@@ -335,4 +337,48 @@ def restore_plan(plan: RestorePlan) -> Json:
         "space": [{"path": s.path, "needed": s.needed, "free": s.free} for s in plan.space],
         "checks": [{"what": c.what, "expected": c.expected, "note": c.note} for c in plan.checks],
         "bytes": plan.bytes,
+    }
+
+
+def planned_restore(planned: PlannedRestore, record_sha256: str) -> Json:
+    """A plan as a file: with what it was made of, so that carrying it out can tell what changed."""
+    selection = planned.wanted.document()
+    return {
+        **restore_plan(planned.plan),
+        "record_sha256": record_sha256,
+        "selection": {**selection, "to": fmt.printable(selection["to"])},
+        "target": {fmt.printable(path): found for path, found in planned.plan.target.items()},
+        "env": [{"key": key, "verdict": verdict} for key, verdict in planned.env],
+    }
+
+
+def restored(done: Restored) -> Json:
+    """`restore --json`, also of `--resume` and `--rollback`."""
+    journal = done.journal
+    return {
+        "backup": journal.backup_id,
+        "directory": fmt.printable(journal.directory),
+        "state": journal.phase,
+        "taken_at": journal.taken_at,
+        "files": sum(piece.files for piece in journal.pieces),
+        "bytes": sum(piece.bytes for piece in journal.pieces),
+        "places": [{"what": p.stored, "target": fmt.printable(p.live)} for p in journal.pieces],
+        "collections": list(journal.collections),
+        "left_out": [fmt.printable(path) for path in journal.left_out],
+        "checks": [{"what": c.what, "found": c.found, "right": c.right} for c in done.checks],
+        "env": [{"key": key, "verdict": verdict} for key, verdict in done.planned.env] if done.planned else [],
+        "kept_in": [] if journal.aside else [fmt.printable(folder) for folder in journal.folders],
+        "exit_code": done.exit_code,
+    }
+
+
+def picked(found: Picked) -> Json:
+    """`restore BACKUP FILE --to DIR --json`."""
+    return {
+        "backup": found.backup_id,
+        "to": fmt.printable(str(found.to)),
+        "files": [fmt.printable(path) for path in found.paths],
+        "bytes": found.bytes,
+        "left_out": list(found.damaged),
+        "exit_code": found.exit_code,
     }

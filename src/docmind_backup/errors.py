@@ -87,5 +87,11 @@ class Interrupted(BackupError):
         self.exit_code = 128 + signal_number
 
 
+class PlanOutdated(BackupError):
+    """The target is no longer as a plan found it."""
+
+    exit_code = 17
+
+
 class Stopped(BaseException):
     """The run is ending: whoever still works leaves off. Never the reason itself."""

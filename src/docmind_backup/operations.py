@@ -1,4 +1,4 @@
-"""What the tool does, without a terminal: create, prune, list, hold, plan a restore. Each reads like the README."""
+"""What the tool does, without a terminal: create, prune, hold. Each reads like the README."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from threading import Event
 
 from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
-from docmind_backup import scripting
 from docmind_backup.catalog import Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.fitness import salt_of
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
 from docmind_backup.core.planner import BackupPlan, CollectionStep, collections_known, plan_backup
-from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
+from docmind_backup.core.restore import SIDECARS, Place, Target, TargetQdrant
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
-from docmind_backup.core.server import CollectionServer
+from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
     NoSuchBackup,
@@ -31,12 +30,12 @@ from docmind_backup.errors import (
 )
 from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
+from docmind_backup.journal import refuse_unfinished
 from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
 from docmind_backup.leftovers import Leftovers
 from docmind_backup.looking import Look, beside, show
-from docmind_backup.scripting import Script
 
-Server = CollectionServer | QdrantError | None
+Server = RestoreTarget | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
 
 
@@ -108,7 +107,9 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     """
     started = job.clock()
     _check_data_dir(job)
+    refuse_unfinished(job.environment.data_dir)
     with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
+        refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
         _clean_server(job)
         plan, backup = _made(job, on_event)
@@ -296,6 +297,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     with job.catalog.lock(job.lock_wait_s):
+        refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
         return _prune(job)
 
@@ -349,33 +351,21 @@ def release(job: Job, text: str) -> tuple[Backup, bool]:
 # -- restore -------------------------------------------------------------------------------------
 
 
-def restore_plan(job: Job, text: str) -> RestorePlan:
-    """What a restore of the backup to this environment would do; nothing is touched."""
-    backup = show(job.look, text)
-    return plan_restore(backup, _target(job, backup))
-
-
-def restore_script(job: Job, text: str) -> Script:
-    """The same as a shell script for a machine without this tool. Taking its lines raises DamageFound."""
-    backup = show(job.look, text)
-    target = _target(job, backup)
-    return scripting.made(backup, target, plan_restore(backup, target))
-
-
-def _target(job: Job, backup: Backup) -> Target:
-    layout, seen = scanning.places(job.environment, job.choices)
+def target_of(job: Job, backup: Backup, *, fingerprints: bool = False) -> Target:
+    """The environment as a restore of `backup` would find it; nothing is touched. Fingerprints look at every file."""
+    layout, seen = scanning.places(job.environment, job.choices, backup.record.layout)
     qdrant = backup.record.qdrant
     names = [c.name for c in qdrant.collections] if qdrant and not qdrant.embedded else []
     return Target(
         environment=job.environment,
         layout=layout,
-        places=tuple(_place_of(one) for one in seen),
+        places=tuple(_place_of(one, fingerprints=fingerprints) for one in seen),
         qdrant=_target_qdrant(job, names) if names else None,
         keys=key_fingerprints(job.environment, salt) if (salt := salt_of(backup.record)) else None,
     )
 
 
-def _place_of(seen: Seen) -> Place:
+def _place_of(seen: Seen, *, fingerprints: bool) -> Place:
     path = seen.source.path
     near = next(p for p in path.parents if os.path.exists(p))
     found = os.statvfs(near)
@@ -384,7 +374,8 @@ def _place_of(seen: Seen) -> Place:
         for suffix in SIDECARS.get(seen.source.kind, ())
         if os.path.lexists(path.with_name(path.name + suffix))
     )
-    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize)
+    fingerprint = scanning.fingerprint(seen) if fingerprints else ""
+    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize, fingerprint)
 
 
 def _target_qdrant(job: Job, names: Sequence[str]) -> TargetQdrant | None:

@@ -892,8 +892,11 @@ HEADINGS = {
 }
 
 
-def restore_plan(face: Face, plan: RestorePlan) -> None:
-    """Blockers first, then the steps in order, the room they need, and what to check afterwards."""
+def restore_plan(face: Face, plan: RestorePlan, *, last: bool = True) -> None:
+    """Blockers first, then the steps in order, the room they need, and what to check afterwards.
+
+    `last`: nothing follows, so say what to do next.
+    """
     for blocker in plan.blockers:
         face.answer(f"BLOCKED: {blocker}")
     for warning in plan.warnings:
@@ -909,10 +912,10 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
     face.answer("afterwards check:")
     for check in plan.checks:
         face.answer(f"      {check.what}: {check.expected}{f' ({check.note})' if check.note else ''}")
-    if plan.blockers:
+    if last and plan.blockers:
         face.next_step("remove what blocks, then plan again")
-    else:
-        face.next_step(f"follow the steps, or read {plan.directory}/README.md")
+    elif last:
+        face.next(f"restore {plan.backup_id}", why=f"or by hand: {plan.directory}/README.md")
 
 
 def restore_script(face: Face, plan: RestorePlan, out: Path | None) -> None:

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 from docmind_backup import durable, snapshot_tar, uploads
 from docmind_backup.collection import capture_collection
 from docmind_backup.core import returning as core
+from docmind_backup.core.journal import Notes
 from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.restore import TargetQdrant
-from docmind_backup.core.returning import Course, Expected, Notes, Saved, Stage, Way
+from docmind_backup.core.returning import Course, Expected, Saved, Stage, Way
 from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError, QdrantRefused
 from docmind_backup.ledger import Ledger, clean_up
@@ -35,8 +36,8 @@ class Proof(Protocol):
     def points(self) -> int: ...
 
 
-Prove = Callable[[Path], Proof]
-"""Opens a snapshot with Qdrant's engine; raises BackupError for one that it cannot read."""
+Prove = Callable[[Path], Proof | None]
+"""Opens a snapshot with Qdrant's engine; None where it could not be asked. BackupError: it cannot be read."""
 
 
 class CollectionReturn:
@@ -194,9 +195,10 @@ class CollectionReturn:
     def _prove_structure(self, path: Path, points: tuple[int, int]) -> tuple[int, int]:
         if problems := snapshot_tar.check(path):
             raise DamageFound(f"{path} cannot be restored: {problems[0]}")
-        if self._prove is None:
+        proof = self._prove(path) if self._prove else None
+        if proof is None:
             return points
-        proved = self._prove(path).points
+        proved = proof.points
         if not points[0] <= proved <= points[1]:
             raise DamageFound(f"{path} holds {proved:,} points, {points[0]:,} to {points[1]:,} are recorded")
         return proved, proved

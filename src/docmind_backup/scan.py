@@ -7,10 +7,11 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
 from docmind_backup import embedded
-from docmind_backup.core import docmind
+from docmind_backup.core import docmind, restore
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
     IN_FLIGHT,
@@ -78,10 +79,37 @@ def check_places(environment: Environment, choices: Choices, root: Path) -> None
     _check_root(root, _sources(environment, layout, choices, ()))
 
 
-def places(environment: Environment, choices: Choices) -> tuple[Layout, tuple[Seen, ...]]:
-    """Where each source is or would be, as it is now: what a restore would overwrite."""
-    layout = environment.layout or _layout(environment)
-    return layout, tuple(_look(source) for source in _sources(environment, layout, choices, ()))
+def places(environment: Environment, choices: Choices, blank: Layout = Layout.V2) -> tuple[Layout, tuple[Seen, ...]]:
+    """Where each source is or would be, as it is now: what a restore would overwrite.
+
+    `blank`: the layout of an environment in which nothing tells.
+    """
+    layout = environment.layout or _layout(environment, blank)
+    return layout, tuple(_look(source) for source in _sources(environment, layout, choices, (), absent=True))
+
+
+def fingerprint(seen: Seen) -> str:
+    """What lies there, so that a change of it is seen by another process too: a digest of every name and stat."""
+    source, digest = seen.source, blake2b(digest_size=16)
+    suffixes = restore.SIDECARS.get(source.kind, ())
+    for path in (source.path, *(source.path.with_name(source.path.name + suffix) for suffix in suffixes)):
+        digest.update(_stat_words("", path))
+    if seen.exists and source.kind in (Kind.TREE, Kind.EMBEDDED):
+        for folder, folders, files in os.walk(source.path):
+            folders.sort()
+            for name in sorted((*folders, *files)):
+                path = Path(folder, name)
+                digest.update(_stat_words(str(path.relative_to(source.path)), path))
+    return f"{seen.files} files, {seen.bytes} bytes, {digest.hexdigest()}" if seen.exists else "absent"
+
+
+def _stat_words(name: str, path: Path) -> bytes:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        return f"{error.errno}\0".encode()
+    words = (name, found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return "\0".join(map(str, words)).encode(errors="surrogateescape") + b"\0"
 
 
 def watch(environment: Environment) -> Watch:
@@ -97,20 +125,23 @@ def _watch(environment: Environment, uploads: Seen) -> Watch:
 # -- what to look at -----------------------------------------------------------------------------
 
 
-def _layout(environment: Environment) -> Layout:
+def _layout(environment: Environment, blank: Layout = Layout.V2) -> Layout:
     """v2 has a deployment id, schema 2 manifests and cache/ingestion; v1 has none of them but a v1 cache or storage."""
     if os.path.exists(environment.deployment_id_file) or os.path.exists(environment.cache_db):
         return Layout.V2
     snapshots, _ = _index_snapshots(environment.storage)
     if any(snapshot.schema_version.startswith("2") for snapshot in snapshots):
         return Layout.V2
-    return Layout.V1 if snapshots or os.path.exists(environment.cache_db_v1) else Layout.V2
+    return Layout.V1 if snapshots or os.path.exists(environment.cache_db_v1) else blank
 
 
 def _sources(
-    environment: Environment, layout: Layout, choices: Choices, storage_skip: tuple[str, ...]
+    environment: Environment, layout: Layout, choices: Choices, storage_skip: tuple[str, ...], *, absent: bool = False
 ) -> Iterator[Source]:
-    """Every source of files the layout knows; the planner picks those that were asked for."""
+    """Every source of files the layout knows; the planner picks those that were asked for.
+
+    `absent`: also those that a backup may hold and that are looked for only where they lie.
+    """
     e, v2 = environment, layout is Layout.V2
     cache = e.cache_db if v2 else e.cache_db_v1
     chat = e.chat_db if v2 or not os.path.exists(e.sqlite_db_v1) else e.sqlite_db_v1
@@ -125,9 +156,11 @@ def _sources(
         (Part.CACHE, Kind.DUCKDB, cache, f"cache/{cache.name}", ()),
         (Part.ANALYTICS, Kind.DUCKDB, e.analytics_db, f"data/analytics/{e.analytics_db.name}", ()),
         (Part.LOGS, Kind.TREE, e.logs, "logs", ()),
-        *((Part.LOGS, Kind.FILE, p, f"logs/{p.name}", ()) for p in _outside_logs(e)),
+        *((Part.LOGS, Kind.FILE, p, f"logs/{p.name}", ()) for p in _outside_logs(e, absent=absent)),
         (Part.ENV, Kind.FILE, e.env_file, ".env", ()),
     ]
+    if absent and not v2 and chat != e.sqlite_db_v1:
+        rows.append((Part.CHAT, Kind.SQLITE, e.sqlite_db_v1, f"data/{e.sqlite_db_v1.name}", ()))
     if choices.qdrant_path:
         rows.append((Part.QDRANT, Kind.EMBEDDED, choices.qdrant_path, "qdrant-embedded", ()))
     for part, kind, path, stored, skip in rows:
@@ -139,10 +172,10 @@ def _late(source: Source) -> bool:
     return str(source.stored) in IN_FLIGHT and not os.path.exists(source.path)
 
 
-def _outside_logs(environment: Environment) -> Iterator[Path]:
+def _outside_logs(environment: Environment, *, absent: bool) -> Iterator[Path]:
     """Log files that the settings put elsewhere than `./logs`."""
     for path in dict.fromkeys((environment.log_file, environment.telemetry)):
-        if not path.is_relative_to(environment.logs) and os.path.isfile(path):
+        if not path.is_relative_to(environment.logs) and (absent or os.path.isfile(path)):
             yield path
 
 

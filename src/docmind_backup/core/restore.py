@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -89,6 +89,8 @@ class RestorePlan:
     steps: tuple[RestoreStep, ...]
     space: tuple[Space, ...]
     checks: tuple[Check, ...]
+    target: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was there when this was planned: place or collection -> fingerprint; empty when it was not looked for."""
 
     @property
     def bytes(self) -> int:
@@ -105,6 +107,8 @@ class Place:
     file_system: str
     """Tells file systems apart; the nearest existing folder's device."""
     free: int
+    fingerprint: str = ""
+    """Of what lies there, in words that mean the same in another process; empty when nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +139,19 @@ class Target:
     """Fingerprints of its keys with the salt of the backup's record; None: nobody looked."""
 
 
-def plan_restore(backup: Backup, target: Target) -> RestorePlan:
-    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way."""
+def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> RestorePlan:
+    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way.
+
+    `write_env`: `.env` comes back as the other files do; else it is merged by hand.
+    """
     record = backup.record
     pairs = placed(record, target)
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
         RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
-        *_aside(pairs),
-        *_copies(pairs, record),
+        *_aside(pairs, write_env=write_env),
+        *_copies(pairs, record, write_env=write_env),
         *(_collections(qdrant, target) if qdrant else ()),
         RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
     )
@@ -157,7 +164,19 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
         steps=steps,
         space=space,
         checks=tuple(_checks(backup, target)),
+        target=_fingerprints(pairs, record, target.qdrant),
     )
+
+
+def _fingerprints(pairs: Iterable[_Pair], record: Record, qdrant: TargetQdrant | None) -> dict[str, str]:
+    """What a plan in a file is held against before it is carried out."""
+    found = {str(place.seen.source.path): place.fingerprint for _, place in pairs if place and place.fingerprint}
+    if not found or not record.qdrant or record.qdrant.embedded or qdrant is None:
+        return found
+    there = {state.name: str(state.points) for state in qdrant.collections}
+    aliases = {alias: f"-> {name}" for alias, name in (qdrant.aliases or {}).items()}
+    collections = {taken.name: there.get(taken.name, "absent") for taken in record.qdrant.collections}
+    return {**found, **{f"{qdrant.url}/{name}": what for name, what in sorted({**aliases, **collections}.items())}}
 
 
 _Pair = tuple[SourceRecord, Place | None]
@@ -190,10 +209,10 @@ def _to_stop(layout: Layout) -> tuple[str, ...]:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
+def _aside(pairs: Iterable[_Pair], *, write_env: bool) -> Iterator[RestoreStep]:
     """What is there now leaves first, databases with every sidecar in the same move."""
     for source, place in pairs:
-        if place is None or source.part is Part.ENV or source.stored in IN_FLIGHT:
+        if place is None or source.stored in IN_FLIGHT or (source.part is Part.ENV and not write_env):
             continue
         seen = place.seen
         if seen.exists or place.sidecars:
@@ -212,12 +231,12 @@ def in_flight_folder(record: Record, origin: str) -> str:
     return str(path.parent / f"in-flight-from-{record.id}" / path.name)
 
 
-def _copies(pairs: Iterable[_Pair], record: Record) -> Iterator[RestoreStep]:
+def _copies(pairs: Iterable[_Pair], record: Record, *, write_env: bool) -> Iterator[RestoreStep]:
     for source, place in pairs:
         where = str(place.seen.source.path) if place else source.origin
         if source.stored in IN_FLIGHT:
             where = in_flight_folder(record, where)
-        if source.part is Part.ENV:
+        if source.part is Part.ENV and not write_env:
             overwrites = "nothing: field by field" if place and place.seen.exists else ""
             yield RestoreStep(Action.MERGE, source.stored, where, overwrites=overwrites, notes=("it holds secrets",))
         else:
@@ -259,16 +278,24 @@ def _collections(qdrant: QdrantRecord, target: Target) -> Iterator[RestoreStep]:
     url = target.qdrant.url if target.qdrant else qdrant.url
     for taken in qdrant.collections:
         existing = there.get(taken.name)
+        aliased = (target.qdrant.aliases or {}).get(taken.name) if target.qdrant else None
         yield RestoreStep(
             Action.UPLOAD,
             taken.path,
             f"{url}/collections/{taken.name}",
             taken.size,
-            overwrites=f"the collection of that name, {existing.points:,} points" if existing else "",
-            notes=("save the old one first: an upload over it keeps its old metadata",) if existing else (),
+            overwrites=f"the collection of that name, {existing.points:,} points" if existing and not aliased else "",
+            notes=tuple(_upload_notes(taken.name, aliased, exists=existing is not None)),
         )
         for alias in taken.state.aliases:
             yield RestoreStep(Action.ALIAS, alias, taken.name, notes=("aliases are not in snapshots",))
+
+
+def _upload_notes(name: str, aliased: str | None, *, exists: bool) -> Iterator[str]:
+    if aliased:
+        yield f"{name} is an alias of {aliased}: under a name of its own, then the alias is switched; {aliased} stays"
+    elif exists:
+        yield "the old one is saved and proved first, then deleted: an upload over it would keep its old metadata"
 
 
 # -- what stands in the way ----------------------------------------------------------------------
@@ -297,9 +324,6 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
         return
     yield from server_blockers(target, made_with=qdrant.version)
     for taken in qdrant.collections:
-        aliased = (target.aliases or {}).get(taken.name)
-        if aliased:
-            yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
         yield from collection_blockers(taken, target.names)
 
 

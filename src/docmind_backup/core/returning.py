@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from docmind_backup.core.model import CollectionRecord, CollectionState
 from docmind_backup.core.qdrant_rest import EMPTY
@@ -13,18 +13,6 @@ from docmind_backup.core.restore import TargetQdrant, collection_blockers, serve
 
 MAX_NAME = 255
 """Characters of a collection's name on a server (Qdrant 1.18)."""
-
-
-class Notes(Protocol):
-    """What one collection has to remember over a kill: its own part of the journal."""
-
-    def get(self) -> dict[str, object]:
-        """As it was put last; empty at first."""
-        ...
-
-    def put(self, state: Mapping[str, object]) -> None:
-        """JSON values; on the disk when this returns."""
-        ...
 
 
 class Way(StrEnum):
@@ -112,17 +100,22 @@ class Course:
 def course(data: Mapping[str, Any]) -> Course:
     """As `as_json` gave it, through JSON. Raises LookupError, TypeError or ValueError for anything else."""
     known = dict(data)
-    old, saved, (low, high) = known["old"], known["saved"], known["points"]
+    saved, (low, high) = known["saved"], known["points"]
     return Course(
         **known
         | {
             "way": Way(known["way"]),
             "stage": Stage(known["stage"]),
             "points": (int(low), int(high)),
-            "old": CollectionState(**old | {"aliases": tuple(old["aliases"])}) if old else None,
+            "old": _state(known["old"]) if known["old"] else None,
             "saved": Saved(**saved) if saved else None,
         }
     )
+
+
+def _state(data: Mapping[str, Any]) -> CollectionState:
+    """Placement tells where a collection lies now: nothing that comes back depends on it."""
+    return CollectionState(**{**data, "aliases": tuple(data["aliases"]), "placement": None})
 
 
 # -- deciding ------------------------------------------------------------------------------------
