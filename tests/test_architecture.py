@@ -58,7 +58,9 @@ ALLOWED = {
     "whereabouts": "",
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan",
-    "restores": "core errors catalog durable journal looking operations restored restoring returning scripting",
+    "restores": (
+        "core errors catalog deep durable journal looking operations restored restoring returning scratch scripting"
+    ),
     "restoring": "core errors bringing catalog durable inuse journal restored",
     "picking": "core errors bringing catalog copying durable restoring",
     "scripting": "core errors catalog durable",
@@ -77,7 +79,7 @@ ALLOWED = {
     "bringing": "core errors catalog copying crew sharing",
     "inuse": "core errors catalog",
     "journal": "core errors catalog durable",
-    "restored": "core bringing copying crew",
+    "restored": "core errors bringing copying crew",
     "catalog": "core errors briefs durable",
     "collection": "core errors creating durable ledger sharing",
     "consistency": "core errors records",
@@ -168,6 +170,7 @@ IMPURE_METHODS = {
 
 LONG = {
     "cli.create": "its options are its signature",
+    "cli.restore_plan": "its options are its signature",
     "core.planner.plan_backup": "one field of the plan a line: the plan is what it is about",
     "render.show": "a table, row by row",
 }

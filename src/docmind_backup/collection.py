@@ -178,7 +178,7 @@ def _bring(errand: _Errand) -> _Brought:
         got = _download(errand, snapshot, target)
     finally:
         fate = _end(errand, creation)
-    state = replace(state, role=errand.step.state.role)
+    state = replace(state, role=errand.step.state.role, placement=errand.step.state.placement)
     return _Brought(snapshot, (before, after), state, target, got, creation.others, bool(creation.name), fate)
 
 
