@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from tests.conftest import Cli
 from tests.restore_worlds import (
@@ -23,7 +22,6 @@ from tests.restore_worlds import (
     wipe,
     with_chats_of,
 )
-from tests.returning_worlds import VECTORS, points
 from tests.standin import StandIn
 
 from docmind_backup import restores, returning
