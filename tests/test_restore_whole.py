@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from tests.standin import StandIn
 
 from docmind_backup import restores, returning
 from docmind_backup.uploads import Patience
+
+
+ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,16 @@ def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def differences(now: Any, expected: Any) -> dict[str, Any]:
     return {key: (now.get(key), expected.get(key)) for key in {*now, *expected} if now.get(key) != expected.get(key)}
+
+
+def forget_unanswered(world: World, before: dict[str, Any]) -> list[str]:
+    """Snapshots of a call whose answer got lost: they may be another client's, so they stay, and are named."""
+    known = {name for listed in before["files"].values() for name, _ in listed}
+    files = world.standin.state.files.get(world.image, {})
+    found = [name for name in files if name not in known and name.startswith(f"{world.image}-")]
+    for name in found:
+        del files[name]
+    return found
 
 
 # -- there and back ------------------------------------------------------------------------------------
@@ -180,14 +194,16 @@ def test_a_failure_at_each_call_leaves_files_and_collections_as_they_were(world:
     new = with_chats_of(world.template.tree, old[0]), restored_server(world, old[1], (world.image,))
     codes, unused = [], 0
 
-    for at in range(100):
+    for at in range(0, 100, 4 if fault == "500 at any call" and not ALL else 1):
         FAULTS[fault](world.standin, at)
-        done = cli("restore", "latest", *world.where, *world.small, "--yes", "-q")
+        done = cli("restore", "latest", *world.where, *world.small, "--yes")
         untouched = world.standin.faults.rules[0].times == 1
         world.standin.faults.rules.clear()
         codes.append(done.code)
         unused = unused + 1 if untouched else 0
         came = done.code == 0 or (done.code == 3 and "restored" in done.out)
+        for unanswered in forget_unanswered(world, old[1]):
+            assert unanswered in done.err or not came, (at, done.err)
         tree, server = world.see()
         assert differences(tree, (new if came else old)[0]) == {}, (at, done.err)
         assert server == (new if came else old)[1], (at, done.err)

@@ -53,8 +53,7 @@ def restored(face: Face, done: Restored) -> None:
         what += f", {plural(len(journal.collections), 'collection')}"
     face.answer(f"restored {journal.backup_id}: {what}, as of {moment(taken)}")
     for check in done.checks:
-        mark = "" if check.right else "NOT AS RECORDED: "
-        face.say(f"{mark}{check.what}: {check.found}")
+        (face.say if check.right else face.warn)(f"{check.what}: {check.found}")
     for path in journal.left_out[:SHOWN]:
         face.lacks(f"{path}: damaged in the backup, left out")
     if len(journal.left_out) > SHOWN:
