@@ -59,7 +59,7 @@ ALLOWED = {
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan",
     "restores": (
-        "core errors catalog deep durable journal looking operations restored restoring returning scratch scripting"
+        "core errors belonging catalog deep durable journal looking operations restoring returning scratch scripting"
     ),
     "restoring": "core errors bringing catalog durable inuse journal restored",
     "picking": "core errors bringing catalog copying durable restoring",
@@ -76,6 +76,7 @@ ALLOWED = {
     "capture": "core copying crew databases embedded folders readlock sharing staging",
     "breaking": "errors starting",
     "briefs": "__init__ core durable",
+    "belonging": "core errors consistency scan",
     "bringing": "core errors catalog copying crew sharing",
     "inuse": "core errors catalog",
     "journal": "core errors catalog durable",
@@ -135,7 +136,7 @@ ALLOWED = {
     "core.restore": "core.environment core.fitness core.model core.units",
     "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
     "core.shell": "",
-    "core.returning": "core.model core.qdrant_rest core.restore",
+    "core.returning": "core.journal core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
     "core.verifier": "core.model core.proof errors",
 }
