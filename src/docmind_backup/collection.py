@@ -218,7 +218,8 @@ def _bring(errand: _Errand) -> _Brought:
     finally:
         errand.room.give(name)
         fate = _end(errand, creation)
-    state = replace(state, role=errand.step.state.role, placement=errand.step.state.placement)
+    planned = errand.step.state
+    state = replace(state, role=planned.role, placement=planned.placement)
     return _Brought(snapshot, (before, after), state, target, got, creation.others, bool(creation.name), fate)
 
 
