@@ -16,6 +16,7 @@ from tests.restore_worlds import (
     ALIAS,
     Template,
     World,
+    in_memory,
     live_on,
     make_template,
     open_world,
@@ -51,11 +52,12 @@ def standin() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def world(templates: Callable[..., Template], tmp_path: Path, standin: StandIn) -> World:
+def world(templates: Callable[..., Template], standin: StandIn) -> Iterator[World]:
     """It went on since its backup was made."""
-    made = open_world(templates(), tmp_path, standin)
-    live_on(made)
-    return made
+    with in_memory() as folder:
+        made = open_world(templates(), folder, standin)
+        live_on(made)
+        yield made
 
 
 @pytest.fixture

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.restore_worlds import Template, World, live_on, make_template, open_world, restored_server, with_chats_of
+from tests.restore_worlds import (
+    Template,
+    World,
+    in_memory,
+    live_on,
+    make_template,
+    open_world,
+    restored_server,
+    with_chats_of,
+)
 from tests.standin import StandIn
 
 ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
@@ -70,9 +79,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.fixture
-def world(template: Template, tmp_path: Path) -> Iterator[World]:
-    with StandIn() as standin:
-        made = open_world(template, tmp_path, standin)
+def world(template: Template) -> Iterator[World]:
+    with StandIn() as standin, in_memory() as folder:
+        made = open_world(template, folder, standin)
         live_on(made)
         yield made
 
