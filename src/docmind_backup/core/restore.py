@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -164,19 +166,27 @@ def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> 
         steps=steps,
         space=space,
         checks=tuple(_checks(backup, target)),
-        target=_fingerprints(pairs, record, target.qdrant),
+        target=_fingerprints(pairs, record, target),
     )
 
 
-def _fingerprints(pairs: Iterable[_Pair], record: Record, qdrant: TargetQdrant | None) -> dict[str, str]:
-    """What a plan in a file is held against before it is carried out."""
+def _fingerprints(pairs: Iterable[_Pair], record: Record, target: Target) -> dict[str, str]:
+    """What a plan in a file is held against before it is carried out; empty when nobody asked for it."""
+    qdrant, asked = target.qdrant, any(place.fingerprint for place in target.places)
     found = {str(place.seen.source.path): place.fingerprint for _, place in pairs if place and place.fingerprint}
-    if not found or not record.qdrant or record.qdrant.embedded or qdrant is None:
+    if not asked or not record.qdrant or record.qdrant.embedded or qdrant is None:
         return found
-    there = {state.name: str(state.points) for state in qdrant.collections}
+    there = {state.name: _collection_words(state) for state in qdrant.collections}
     aliases = {alias: f"-> {name}" for alias, name in (qdrant.aliases or {}).items()}
     collections = {taken.name: there.get(taken.name, "absent") for taken in record.qdrant.collections}
     return {**found, **{f"{qdrant.url}/{name}": what for name, what in sorted({**aliases, **collections}.items())}}
+
+
+def _collection_words(state: CollectionState) -> str:
+    """As far as a description tells one from another: what its points hold, it does not say."""
+    described = (state.vectors, state.sparse_vectors, state.metadata, state.payload_schema)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    return f"{state.points} points, {digest.hexdigest()[:16]}"
 
 
 _Pair = tuple[SourceRecord, Place | None]
