@@ -28,7 +28,6 @@ from tests.standin import StandIn
 from docmind_backup import restores, returning
 from docmind_backup.uploads import Patience
 
-
 ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
 
 
