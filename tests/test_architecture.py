@@ -38,7 +38,7 @@ LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
 
 START_UP = {
     *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
-    *("picking", "render_restore", "restores", "scripting"),
+    *("picking", "rehearsal", "render_restore", "restores", "scripting"),
 }
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
@@ -46,8 +46,8 @@ ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations picking render render_restore restores"
-    " rounds scripting verify",
+    "cli": "__init__ core errors compose demo documents looking operations picking rehearsal render render_restore"
+    " restores rounds scripting verify",
     "render": "core catalog ledger leftovers operations",
     "render_restore": "core picking render restores",
     "documents": "core catalog ledger leftovers operations picking restores",
@@ -57,11 +57,12 @@ ALLOWED = {
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor journal ledger leftovers looking scan",
+    "operations": "core errors catalog events executor journal ledger leftovers looking scan scratch_collections",
     "restores": "core errors catalog durable journal looking operations restored restoring returning scripting",
     "restoring": "core errors bringing catalog durable inuse journal restored",
     "picking": "core errors bringing catalog copying durable restoring",
     "scripting": "core errors catalog durable",
+    "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
     "leftovers": "core errors ledger",
@@ -101,6 +102,7 @@ ALLOWED = {
     "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
     "scratch": "core errors folders",
+    "scratch_collections": "core errors catalog durable uploads",
     "sharing": "core catalog folders",
     "folders": "",
     "foreign": "core catalog copying snapshot_tar verify",
@@ -134,7 +136,8 @@ ALLOWED = {
     "core.shell": "",
     "core.returning": "core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
-    "core.verifier": "core.model core.proof errors",
+    "core.rehearsal": "core.model core.returning core.server",
+    "core.verifier": "core.model core.proof core.rehearsal errors",
 }
 """Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
 

@@ -30,7 +30,7 @@ from docmind_backup.errors import (
 )
 from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
 from docmind_backup.looking import show
-from docmind_backup.operations import Job, target_of
+from docmind_backup.operations import Job, clean_server, target_of
 from docmind_backup.restored import Checked
 from docmind_backup.restoring import RECORD_COPY, Restoration, Returnings, no_collections, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
@@ -198,6 +198,7 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
     folder = RestoreFolder(home)
     with _ours(job, folder, planned.backup.directory):
         refuse_unfinished(home)
+        clean_server(job)
         restoration = Restoration(folder, journal, _collections(job, planned.backup, on_event), on_event)
         checks = restoration.run(planned.backup.record)
     _announce(job, "backup_restored", restoration.journal)
