@@ -23,6 +23,7 @@ from tests.environments import DocMindV2
 from tests.restored import look
 from tests.returning_worlds import everything
 from tests.standin import StandIn
+from tests.test_face import in_terminal
 
 from docmind_backup import deep
 from docmind_backup.compose import now
@@ -110,16 +111,17 @@ def test_the_env_file_stays_out_of_scratch(cli: Cli, env: DocMindV2) -> None:
     assert outcome(said)["rehearsed"]["remarks"] == [".env was not copied to scratch: it holds secrets"]
 
 
-def test_list_and_show_say_when_it_was_proven(cli: Cli, made: DocMindV2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_and_show_say_when_it_was_proven(cli: Cli, made: DocMindV2) -> None:
     assert "Proven" not in cli("list", "-C", made.project).out
     assert rehearse(cli, made).code == 0
 
     (listed,) = [one for one in cli("list", "-C", made.project, "--json").json() if one["kind"] == "backup"]
     assert listed["rehearsed_at"] == listed["verified_at"]
-    monkeypatch.setenv("COLUMNS", "80")
-    narrow = cli("list", "-C", made.project).out
-    assert "Proven" in narrow
-    assert max(map(len, narrow.splitlines())) <= 80
+    assert "Proven" in cli("list", "-C", made.project).out
+    seen = in_terminal(made.project, "list", columns=80)
+    (heading,) = [line for line in seen.lines if "Verified" in line]
+    assert "Proven" in heading
+    assert len([line for line in seen.lines if "complete" in line]) == 1, "a line each"
     assert "restored to scratch" in cli("show", "latest", "-C", made.project).out
 
 
@@ -244,7 +246,9 @@ def test_other_payloads_on_the_server_are_damage(cli: Cli, made: DocMindV2, serv
 def alter(server: StandIn) -> None:
     """The server has lost the payload of one point."""
     (name,) = [name for name in server.state.collections if name.startswith(PREFIX)]
-    server.state.settle(name)[0]["payload"].clear()
+    collection = server.state.collections[name]
+    first = collection.sorted_points()[0]
+    collection.points[first["id"]] = {**first, "payload": {}}
 
 
 def test_a_damaged_backup_is_not_restored(cli: Cli, made: DocMindV2, server: StandIn) -> None:
@@ -293,8 +297,9 @@ def at(server: StandIn, moment: str, act: Callable[[], object]) -> None:
     (server.faults.after if after else server.faults.before)(method, pattern, act)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("next_one", ["create", "rehearse"])
+@pytest.mark.parametrize(
+    ("moment", "next_one"), [(moment, ("create", "rehearse")[at % 2]) for at, moment in enumerate(MOMENTS)]
+)
 def test_what_a_killed_rehearsal_left_the_next_run_removes(
     cli: Cli, made: DocMindV2, server: StandIn, scratch: Path, moment: str, next_one: str
 ) -> None:

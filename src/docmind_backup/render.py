@@ -505,9 +505,11 @@ def _show_backups(face: Face, backups: Sequence[Backup], now: datetime) -> None:
         ("Points", "right", lambda b: points(b.record)),
         ("Verified", "right", lambda b: verified(b, now)),
     ]
+    left_out = {"Files", "Own"} if narrow else set[str]()
     if any(b.seal and b.seal.rehearsed_at for b in backups):
         columns.append(("Proven", "right", lambda b: proven(b, now)))
-    shown = [column for column in columns if not (narrow and column[0] in ("Files", "Own"))]
+        left_out |= {"Points"} if narrow else set[str]()
+    shown = [column for column in columns if column[0] not in left_out]
     rows = [[value(backup) for _, _, value in shown] for backup in backups]
     _rows(face, [(heading, justify) for heading, justify, _ in shown], rows, whole=1)
 
