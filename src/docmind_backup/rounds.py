@@ -198,7 +198,7 @@ class Verifier:
         seal, most = backup.seal, self._extent.max_age
         if most is None or seal is None or not (seal.intact and seal.verified_at and seal.fingerprint):
             return False
-        at = seal.verified_at
+        at: datetime | None = seal.verified_at
         if self._extent.deep:
             at = seal.deep.proved_at if seal.deep else None
         if self._extent.rehearse:
