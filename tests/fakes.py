@@ -134,11 +134,11 @@ class FakeServer:
         self._find(name)
         return Placement((0,))
 
-    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+    def scroll(self, name: str, keys: Sequence[str] | None) -> Iterator[tuple[Point, ...]]:
         self._asked("scroll", name)
         found = self._find(name)
         payloads = [found.payloads.get(number, {}) for number in range(found.state.points)]
-        wanted = [{key: payload[key] for key in keys if key in payload} for payload in payloads]
+        wanted = [{key: payload[key] for key in payload if keys is None or key in keys} for payload in payloads]
         yield tuple(Point(number, payload) for number, payload in enumerate(wanted))
 
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:

@@ -38,7 +38,7 @@ LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
 
 START_UP = {
     *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
-    *("opening", "picking", "render_restore", "restores", "scripting"),
+    *("opening", "picking", "rehearsal", "render_restore", "restores", "scripting"),
 }
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
@@ -46,7 +46,8 @@ ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking opening operations picking render render_restore"
+    "cli": "__init__ core errors compose demo documents looking opening operations picking rehearsal render"
+    " render_restore"
     " restores rounds scripting verify",
     "render": "core catalog ledger leftovers operations",
     "render_restore": "core picking render restores",
@@ -57,7 +58,7 @@ ALLOWED = {
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor journal ledger leftovers looking scan",
+    "operations": "core errors catalog events executor journal ledger leftovers looking scan scratch_collections",
     "restores": (
         "core errors belonging catalog deep durable journal looking opening operations restoring returning scratch"
         " scripting"
@@ -66,6 +67,7 @@ ALLOWED = {
     "picking": "core errors bringing catalog copying durable opening restoring",
     "opening": "core errors catalog copying durable foreign looking",
     "scripting": "core errors catalog durable",
+    "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
     "leftovers": "core errors ledger",
@@ -106,6 +108,7 @@ ALLOWED = {
     "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
     "scratch": "core errors folders",
+    "scratch_collections": "core errors catalog durable uploads",
     "sharing": "core catalog folders",
     "folders": "",
     "foreign": "core catalog copying snapshot_tar verify",
@@ -141,7 +144,8 @@ ALLOWED = {
     "core.shell": "",
     "core.returning": "core.journal core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
-    "core.verifier": "core.model core.proof errors",
+    "core.rehearsal": "core.model core.returning core.server",
+    "core.verifier": "core.model core.proof core.rehearsal errors",
 }
 """Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
 

@@ -62,6 +62,11 @@ class Catalog:
         """Notes about what was begun on servers."""
         return self.root / STATE / "servers"
 
+    @property
+    def scratch_collections(self) -> Path:
+        """Notes about collections that rehearsals made on servers."""
+        return self.root / STATE / "scratch"
+
     # -- reading
 
     def items(self, *, brief: bool = False) -> tuple[Item, ...]:

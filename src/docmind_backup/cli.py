@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from docmind_backup.operations import Job
     from docmind_backup.render import Face
     from docmind_backup.restores import PlannedRestore, Restored
+    from docmind_backup.rounds import Rehearse as Rehearsing
     from docmind_backup.rounds import Verifier
     from docmind_backup.scripting import Script
 
@@ -169,6 +170,9 @@ KeepIncomplete = Annotated[
     typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
 ]
 Deep = Annotated[bool, typer.Option("--deep", help="Also open databases and snapshots with their own engines.")]
+Rehearse = Annotated[
+    bool, typer.Option("--rehearse", help="Also restore into a scratch folder and scratch collections, and check.")
+]
 Sample = Annotated[
     str | None,
     typer.Option("--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on."),
@@ -499,6 +503,7 @@ def verify(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
     deep: Deep = False,
+    rehearse: Rehearse = False,
     sample: Sample = None,
     max_age: MaxAge = None,
     time_budget: TimeBudget = None,
@@ -506,24 +511,49 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
-    from docmind_backup import documents, looking, render, rounds
-    from docmind_backup.compose import look
+    from docmind_backup import documents, render, rounds
 
-    extent = rounds.parse_extent(quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget)
+    extent = rounds.parse_extent(
+        quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget, rehearse=rehearse
+    )
     face = _face(project, dest, quiet=quiet or as_json)
-    seen = look(project, {"root": _absolute(dest)}, warn=face.warn)
-    if everything:
-        directories = looking.find_all(seen)
-    else:
-        directories = tuple(found for one in backup or ["latest"] for found in looking.find_to_verify(seen, one))
-    verifier = rounds.Verifier(seen, directories, extent)
-    results, failed = _verify_each(verifier, face, as_json=as_json)
+    with _verifying(project, dest, face, rehearse=rehearse) as (seen, rehearsing):
+        verifier = rounds.Verifier(seen, _to_verify(seen, backup, everything=everything), extent, rehearsing)
+        results, failed = _verify_each(verifier, face, as_json=as_json)
     if as_json and (results or not failed):
         _print_json([documents.verification(found) for found in results])
     elif results:
         render.verified_next(face, results)
     codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
     raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
+
+
+@contextmanager
+def _verifying(
+    project: Path, dest: Path | None, face: Face, *, rehearse: bool
+) -> Iterator[tuple[Look, Rehearsing | None]]:
+    """What verifying looks at; only a rehearsal asks for the settings and a server."""
+    from docmind_backup.compose import look
+
+    flags = {"root": _absolute(dest)}
+    if not rehearse:
+        yield look(project, flags, warn=face.warn), None
+        return
+    from docmind_backup.rehearsal import Stage, clean_up
+    from docmind_backup.rehearsal import rehearse as restore_into_scratch
+
+    with _compose(project, flags, warn=face.warn, ask_qdrant=True) as run:
+        stage = Stage(run.job.server, run.job.catalog.scratch_collections)
+        clean_up(stage)
+        yield run.job.look, lambda found, backup, on_event: restore_into_scratch(found, backup, stage, on_event)
+
+
+def _to_verify(seen: Look, backup: list[str] | None, *, everything: bool) -> tuple[Path, ...]:
+    from docmind_backup import looking
+
+    if everything:
+        return looking.find_all(seen)
+    return tuple(found for one in backup or ["latest"] for found in looking.find_to_verify(seen, one))
 
 
 def _warn_of_broken(look: Look, face: Face, backup: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan, Step
     from docmind_backup.core.proof import Deepened
+    from docmind_backup.core.rehearsal import Rehearsed
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
     from docmind_backup.ledger import Begun
@@ -121,6 +122,7 @@ def _verified(seal: Seal | None) -> Json:
         if under_way
         else None,
         "deep": _deep_seal(seal.deep) if seal and seal.deep else None,
+        "rehearsed_at": seal.rehearsed_at.isoformat() if seal and seal.rehearsed_at else None,
     }
 
 
@@ -263,7 +265,16 @@ def verification(found: Verification | Unread) -> Json:
         "made_by": found.made_by or None,
         "unproved": [{**fmt.path_fields(u.what, "what"), "why": u.why, "hint": u.hint} for u in found.unproved],
         "deep": _deepened(found.deep) if found.deep else None,
+        "rehearsed": _rehearsed(found.rehearsed) if found.rehearsed else None,
         "remembered": found.remembered,
+    }
+
+
+def _rehearsed(rehearsed: Rehearsed) -> Json:
+    return {
+        "whole": rehearsed.whole,
+        "checks": [{"what": fmt.printable(what), "found": fmt.printable(words)} for what, words in rehearsed.checks],
+        "remarks": list(rehearsed.remarks),
     }
 
 

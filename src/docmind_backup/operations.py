@@ -13,6 +13,7 @@ from threading import Event
 
 from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
+from docmind_backup import scratch_collections
 from docmind_backup.catalog import Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
@@ -111,7 +112,7 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
         refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
-        _clean_server(job)
+        clean_server(job)
         plan, backup = _made(job, on_event)
         candidates = _candidates(job)
         _announce(job, backup, started)
@@ -240,12 +241,15 @@ def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:
     return {"kdf": "scrypt n=8192 r=8 p=1", "salt": salt, **prints, **key_id}
 
 
-def _clean_server(job: Job) -> None:
+def clean_server(job: Job) -> None:
     """Remove what a dead run left on the server; a silent server keeps its notes for the next run."""
     ledger = Ledger(job.catalog.servers)
-    if job.server is not None and not isinstance(job.server, QdrantError) and ledger.pending():
-        with suppress(QdrantError):
+    if job.server is None or isinstance(job.server, QdrantError):
+        return
+    with suppress(QdrantError):
+        if ledger.pending():
             clean_up(ledger, job.server)
+        scratch_collections.clean(job.catalog.scratch_collections, job.server)
 
 
 def _candidates(job: Job) -> tuple[Candidate, ...]:

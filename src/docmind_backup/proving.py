@@ -139,14 +139,10 @@ class _Proving:
         path = self._directory / source.stored
         if self._knows_damage(source.part, source.stored) or self._is_spoiled(path):
             return
-        found = self._tried(source.stored, lambda: self._rows(path, source.kind))
+        found = self._tried(source.stored, lambda: open_database(path, source.kind))
         if found:
             self._databases.append(ProvedDatabase(source.stored, found.rows, found.engine))
             self._remarks += [f"{source.stored} was saved with a broken foreign key: {one}" for one in found.orphans]
-
-    def _rows(self, path: Path, kind: Kind) -> Rows:
-        beside = tuple(s for s in SIDECARS[kind] if s != "-shm" and _size(path.with_name(path.name + s)))
-        return deep.prove_sqlite(path, beside) if kind is Kind.SQLITE else deep.prove_duckdb(path, beside)
 
     def _knows_damage(self, part: Part, path: str) -> bool:
         """It was broken in the source already, is kept as it was, and the backup says so."""
@@ -170,7 +166,7 @@ class _Proving:
         embedded = self._record.qdrant is not None and self._record.qdrant.embedded
         if embedded and self._knows_damage(Part.QDRANT, taken.path):
             return
-        prove = _prove_embedded if embedded else deep.prove_snapshot
+        prove = prove_embedded if embedded else deep.prove_snapshot
         doubt = "" if embedded else unknown_to_engine(self._record.qdrant.version if self._record.qdrant else "")
         proof = self._tried(taken.path, lambda: prove(path), doubt)
         if proof:
@@ -240,7 +236,13 @@ class _Proving:
         return missed or docmind.STALE_UPLOADS in record.ineligible
 
 
-def _prove_embedded(path: Path) -> Proof:
+def open_database(path: Path, kind: Kind) -> Rows:
+    """With the sidecars that hold something. Raises as `deep.prove_sqlite` and `deep.prove_duckdb`."""
+    beside = tuple(s for s in SIDECARS[kind] if s != "-shm" and _size(path.with_name(path.name + s)))
+    return deep.prove_sqlite(path, beside) if kind is Kind.SQLITE else deep.prove_duckdb(path, beside)
+
+
+def prove_embedded(path: Path) -> Proof:
     """Its pickles are never unpickled: they are programs."""
     found = deep.prove_sqlite(path)
     count = found.rows.get("points", 0)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -164,18 +164,21 @@ class QdrantServer(Restoring):
     def placement(self, name: str) -> Placement:
         return self._read(f"{rest.collection_path(name)}/cluster", rest.placement)
 
-    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
-        path, offset = f"{rest.collection_path(name)}/points/scroll", None
+    def scroll(self, name: str, keys: Sequence[str] | None) -> Iterator[tuple[Point, ...]]:
+        offset = None
         while True:
-            page = self._page(path, keys, offset)
+            page = self._page(name, rest.page_body(keys, offset), offset)
             yield page.points
             if page.next is None:
                 return
             offset = page.next
 
-    def _page(self, path: str, keys: Sequence[str], offset: int | str | None) -> rest.Page:
+    def sample(self, name: str, number: int) -> tuple[Point, ...]:
+        return self._page(name, rest.sample_body(number), None).points
+
+    def _page(self, name: str, body: Mapping[str, Any], offset: int | str | None) -> rest.Page:
         """Read up to a limit: what a server sends is not to decide about our memory."""
-        body = rest.page_body(keys, offset)
+        path = f"{rest.collection_path(name)}/points/scroll"
         with self._heard(self._timeouts.request), self._http.stream("POST", self._url + path, json=body) as answer:
             said = _no_more_than(MAX_PAGE, answer.iter_bytes())
         if answer.status_code != 200:

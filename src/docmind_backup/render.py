@@ -142,6 +142,11 @@ def verified(backup: Backup, now: datetime) -> str:
     return f"{_percent(backup, seal.round)} %" if seal and seal.round else "never"
 
 
+def proven(backup: Backup, now: datetime) -> str:
+    """The age of the last rehearsal in which all of it was restored and right."""
+    return age(backup.seal.rehearsed_at, now) if backup.seal and backup.seal.rehearsed_at else "-"
+
+
 def _percent(backup: Backup, under_way: Round) -> int:
     """Of its bytes; never 100 before it is through."""
     return min(99, 100 * under_way.bytes // max(1, backup.record.totals.bytes))
@@ -500,7 +505,11 @@ def _show_backups(face: Face, backups: Sequence[Backup], now: datetime) -> None:
         ("Points", "right", lambda b: points(b.record)),
         ("Verified", "right", lambda b: verified(b, now)),
     ]
-    shown = [column for column in columns if not (narrow and column[0] in ("Files", "Own"))]
+    left_out = {"Files", "Own"} if narrow else set[str]()
+    if any(b.seal and b.seal.rehearsed_at for b in backups):
+        columns.append(("Proven", "right", lambda b: proven(b, now)))
+        left_out |= {"Points"} if narrow else set[str]()
+    shown = [column for column in columns if column[0] not in left_out]
     rows = [[value(backup) for _, _, value in shown] for backup in backups]
     _rows(face, [(heading, justify) for heading, justify, _ in shown], rows, whole=1)
 
@@ -670,6 +679,8 @@ def _seal_words(backup: Backup, now: datetime) -> str:
     words = f"{outcome}, {age(seal.verified_at, now)} ({seal.level})" if seal.verified_at else "never wholly"
     if seal.deep and seal.level != "deep":
         words += f"; opened by its engines {age(seal.deep.proved_at, now)}"
+    if seal.rehearsed_at:
+        words += f"; restored to scratch {age(seal.rehearsed_at, now)}"
     if not seal.round:
         return words
     return f"{words}; {_percent(backup, seal.round)} % read since {_moment(seal.round.started_at)}"
@@ -755,6 +766,10 @@ def _opened(face: Face, found: Verification) -> None:
     for database in found.deep.databases if found.deep else ():
         face.answer(f"  {database.path}: {_rows_in(database.rows)}")
     for remark in found.deep.remarks if found.deep else ():
+        face.answer(f"  note: {remark}")
+    for what, words in found.rehearsed.checks if found.rehearsed else ():
+        face.answer(f"  restored to scratch: {what}: {words}")
+    for remark in found.rehearsed.remarks if found.rehearsed else ():
         face.answer(f"  note: {remark}")
     for unproved in found.unproved:
         face.answer(f"  cannot be proved: {unproved.what}: {unproved.why}")

@@ -35,7 +35,7 @@ from docmind_backup.errors import (
 from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
 from docmind_backup.looking import show
 from docmind_backup.opening import RECORD_COPY, Opened, Papers, open_backup, put_nothing, ready
-from docmind_backup.operations import Job, target_of
+from docmind_backup.operations import Job, clean_server, target_of
 from docmind_backup.restoring import Restoration, Returnings, no_collections, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
 from docmind_backup.scratch import NoScratch
@@ -236,6 +236,7 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
     folder = RestoreFolder(home)
     with _ours(job, folder, planned.backup.directory):
         refuse_unfinished(home)
+        clean_server(job)
         backup, papers = ready(planned.opened, on_event)
         journal = journal.listing(backup.record.sources)
         restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)

@@ -19,6 +19,7 @@ from docmind_backup.core.model import Backup, OnEvent, Round, Seal, ignore
 from docmind_backup.core.rotator import parse_within
 from docmind_backup.core.verifier import (
     Altered,
+    Unproved,
     Unread,
     Verification,
     Why,
@@ -32,6 +33,9 @@ from docmind_backup.looking import Look, beside
 from docmind_backup.verify import Known, Portion
 
 T = TypeVar("T")
+Rehearse = Callable[[Verification, Backup, OnEvent], Verification]
+"""Restores a verified backup into scratch, and adds to the verification what that came to."""
+NO_REHEARSAL = "another tool's backup has no inventory to hold a restored file against"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Extent:
     """Backups that were read wholly not longer ago, and were not touched since, are left alone."""
     budget: timedelta | None = None
     """No file is begun later than this after the start."""
+    rehearse: bool = False
+    """Each backup wholly, and then it is restored into scratch."""
 
     def __post_init__(self) -> None:
         if self.quick and (self.percent, self.max_age, self.budget) != (None, None, None):
@@ -63,6 +69,12 @@ class Extent:
                 hint="--time-budget and --max-age go with --deep",
             )
 
+        if self.rehearse and (self.quick or self.percent is not None):
+            raise UsageError(
+                f"--rehearse restores whole backups: it contradicts {'--quick' if self.quick else '--sample'}",
+                hint="--time-budget and --max-age go with --rehearse",
+            )
+
     @property
     def chooses(self) -> bool:
         """Whether something may be left for another time: then the order matters."""
@@ -70,11 +82,17 @@ class Extent:
 
     @property
     def in_parts(self) -> bool:
-        return not self.deep and (self.percent is not None or self.budget is not None)
+        return not (self.deep or self.rehearse) and (self.percent is not None or self.budget is not None)
 
 
 def parse_extent(
-    *, quick: bool, deep: bool, sample: str | None, max_age: str | None, time_budget: str | None
+    *,
+    quick: bool,
+    deep: bool,
+    sample: str | None,
+    max_age: str | None,
+    time_budget: str | None,
+    rehearse: bool = False,
 ) -> Extent:
     """From the words of the command line. Raises UsageError, naming the option and what was given."""
     return Extent(
@@ -83,6 +101,7 @@ def parse_extent(
         _parsed("--sample", parse_percent, sample),
         _parsed("--max-age", parse_within, max_age),
         _parsed("--time-budget", parse_budget, time_budget),
+        rehearse,
     )
 
 
@@ -96,9 +115,12 @@ def _parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | Non
 class Verifier:
     """One run over some backups, to be verified in `order`."""
 
-    def __init__(self, look: Look, directories: Sequence[Path], extent: Extent) -> None:
+    def __init__(
+        self, look: Look, directories: Sequence[Path], extent: Extent, rehearse: Rehearse | None = None
+    ) -> None:
         self._look = look
         self._extent = extent
+        self._rehearse = rehearse
         self._known = Known()
         self._deadline = look.ticks() + extent.budget.total_seconds() if extent.budget else math.inf
         self._share: int | None = None
@@ -110,10 +132,13 @@ class Verifier:
     def _choose(self) -> None:
         found = {directory: _found(self._look, directory) for directory in self.order}
         seals = {directory: backup.seal if backup else None for directory, backup in found.items()}
-        self.order = tuple(sorted(self.order, key=lambda directory: urgency(seals[directory], self._extent.deep)))
+        self.order = tuple(sorted(self.order, key=lambda directory: self._urgency(seals[directory])))
         if self._extent.percent is not None:
             total = sum(backup.record.totals.bytes for backup in found.values() if backup)
             self._share = max(1, math.ceil(total * self._extent.percent / 100))
+
+    def _urgency(self, seal: Seal | None) -> tuple[float, bool]:
+        return urgency(seal, self._extent.deep, rehearse=self._extent.rehearse)
 
     def verify(self, directory: Path, on_event: OnEvent = ignore) -> Verification | Unread:
         """Read one backup back, as far as it is its turn, and remember the outcome beside it where that can be written.
@@ -141,6 +166,8 @@ class Verifier:
             )
             if self._extent.deep:
                 found = proving.deepen(found, on_event=on_event)
+            if self._rehearse and backup:
+                found = self._rehearse(found, backup, on_event)
         if self._share is not None:
             self._share = max(0, self._share - found.covered)
         if self._extent.in_parts:
@@ -158,6 +185,9 @@ class Verifier:
         if looked is None:
             return None
         found = foreign.verify(directory, looked, quick=self._extent.quick, on_event=on_event)
+        if self._extent.rehearse:
+            cannot = Unproved("a rehearsal", NO_REHEARSAL, "docmind-backup restore-plan shows what can be restored")
+            found = replace(found, unproved=(*found.unproved, cannot))
         return proving.deepen_foreign(found, looked, on_event=on_event) if self._extent.deep else found
 
     def _late(self) -> bool:
@@ -168,8 +198,12 @@ class Verifier:
         seal, most = backup.seal, self._extent.max_age
         if most is None or seal is None or not (seal.intact and seal.verified_at and seal.fingerprint):
             return False
-        at = seal.deep.proved_at if self._extent.deep and seal.deep else seal.verified_at
-        if self._extent.deep and seal.deep is None:
+        at: datetime | None = seal.verified_at
+        if self._extent.deep:
+            at = seal.deep.proved_at if seal.deep else None
+        if self._extent.rehearse:
+            at = min(at, seal.rehearsed_at) if at and seal.rehearsed_at else None
+        if at is None:
             return False
         age = self._look.clock() - at
         return timedelta() <= age <= most and verifying.fingerprint(backup.directory) == seal.fingerprint

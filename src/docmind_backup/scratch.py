@@ -120,8 +120,12 @@ def _same(fd: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Whatever cannot be removed now, the next run finds."""
+    """Whatever cannot be removed now, the next run finds. Restored folders may be such that nobody may write there."""
     with suppress(OSError):
+        for here, folders, _ in os.walk(path):
+            for folder in (Path(here, name) for name in folders):
+                if not folder.is_symlink():
+                    folder.chmod(0o700)
         shutil.rmtree(path)
         return True
     return False

@@ -26,6 +26,14 @@ class Upload:
     expected: Expected
 
 
+class Unlike(QdrantError):
+    """It is there, and is not what was uploaded; the server has said what it is."""
+
+    def __init__(self, name: str, problems: Collection[str], found: CollectionState) -> None:
+        super().__init__(f"{name} is not what was uploaded: {'; '.join(problems)}")
+        self.found = found
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a server that did not answer an upload is watched: it may finish all the same."""
@@ -72,7 +80,7 @@ def keep(server: RestoreTarget, upload: Upload, files: Collection[str]) -> Colle
     """The collection, if it is what it has to be, without the files that uploads left. Raises QdrantError."""
     found = server.describe(upload.name)
     if problems := differences(upload.expected, found):
-        raise QdrantError(f"{upload.name} is not what was uploaded: {'; '.join(problems)}")
+        raise Unlike(upload.name, problems, found)
     delete_files(server, upload.name, files)
     return found
 

@@ -658,6 +658,7 @@ def seal_bytes(seal: Seal) -> bytes:
         "fingerprint": seal.fingerprint,
         "round": _round_fields(seal.round) if seal.round else None,
         "deep": _deep_fields(seal.deep) if seal.deep else None,
+        "rehearsed_at": seal.rehearsed_at.isoformat() if seal.rehearsed_at else None,
     }
     return (json.dumps(fields, sort_keys=True) + "\n").encode()
 
@@ -692,6 +693,7 @@ def read_seal(raw: bytes) -> Seal:
             str(data.get("fingerprint", "")),
             _read_round(data["round"]) if data.get("round") is not None else None,
             _read_deep(data["deep"]) if data.get("deep") is not None else None,
+            _time(data["rehearsed_at"]) if data.get("rehearsed_at") is not None else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a seal") from error

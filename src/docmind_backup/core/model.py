@@ -490,6 +490,8 @@ class Seal:
     round: Round | None = None
     deep: Deep | None = None
     """Stays when the contents alone are read again: they are what the engines saw."""
+    rehearsed_at: datetime | None = None
+    """When the last verification began in which all of it was restored into scratch, and was right. Stays likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,10 +141,21 @@ EXACTLY = {"exact": True}
 PAGE_POINTS = 1000
 
 
-def page_body(keys: Sequence[str], offset: int | str | None) -> dict[str, Any]:
+WHOLE_POINTS = 100
+"""The same where points come with all of their payloads."""
+
+
+def page_body(keys: Sequence[str] | None, offset: int | str | None) -> dict[str, Any]:
     """The body of a question for one page of points; `offset`: the id that it begins with, None: the first."""
     start = {} if offset is None else {"offset": offset}
+    if keys is None:
+        return {"limit": WHOLE_POINTS, "with_payload": True, "with_vector": False, **start}
     return {"limit": PAGE_POINTS, "with_payload": {"include": list(keys)}, "with_vector": False, **start}
+
+
+def sample_body(number: int) -> dict[str, Any]:
+    """The body of a question for the first points with all that they have."""
+    return {"limit": number, "with_payload": True, "with_vector": True}
 
 
 # -- what it answers; LookupError, TypeError or ValueError where it is of another shape ----------
@@ -177,7 +188,10 @@ class Page:
 
 def page(result: Any, offset: int | str | None) -> Page:
     """A page that was asked for from `offset` on. It has to lead on: else there would be no end to it."""
-    points = tuple(Point(_point_id(each["id"]), _object(each.get("payload") or {})) for each in result["points"])
+    points = tuple(
+        Point(_point_id(each["id"]), _object(each.get("payload") or {}), _vector_names(each.get("vector")))
+        for each in result["points"]
+    )
     following = result.get("next_page_offset")
     after = None if following is None else _point_id(following)
     places = [_place(point.id) for point in points]
@@ -188,6 +202,11 @@ def page(result: Any, offset: int | str | None) -> Page:
     if after is not None and (not places or _place(after) <= places[-1]):
         raise ValueError("the next page does not lead on")
     return Page(points, after)
+
+
+def _vector_names(value: Any) -> tuple[str, ...]:
+    """By name, or a bare list of numbers."""
+    return tuple(sorted(value)) if isinstance(value, dict) else ("",) if value else ()
 
 
 def _place(one: int | str) -> tuple[float, str]:

@@ -31,12 +31,14 @@ class Downloaded:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a collection, without its vectors."""
+    """A point of a collection, without what its vectors hold."""
 
     id: int | str
     """A number, or a UUID as text."""
     payload: Mapping[str, Any]
     """Of it only what was asked for."""
+    vectors: tuple[str, ...] = ()
+    """Names of those that it has (the unnamed one is empty); only where they were asked for."""
 
 
 class CollectionServer(Protocol):
@@ -81,8 +83,8 @@ class CollectionServer(Protocol):
         """Where its shards lie."""
         ...
 
-    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
-        """All points in the order of their ids, a page at a time, with these keys of their payloads."""
+    def scroll(self, name: str, keys: Sequence[str] | None) -> Iterator[tuple[Point, ...]]:
+        """All points in the order of their ids, a page at a time, with these keys of their payloads (None: all)."""
         ...
 
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
@@ -132,6 +134,10 @@ class RestoreTarget(CollectionServer, Protocol):
 
     def create_collection(self, name: str) -> None:
         """An empty one, whatever its vectors: without it the files under its name cannot be reached."""
+        ...
+
+    def sample(self, name: str, number: int) -> tuple[Point, ...]:
+        """The first points, with their whole payloads and the names of their vectors."""
         ...
 
     def delete_collection(self, name: str) -> None:

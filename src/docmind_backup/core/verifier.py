@@ -12,6 +12,7 @@ from pathlib import Path
 
 from docmind_backup.core.model import Deep, DirEntry, Entry, FileEntry, LinkEntry, Omission, Round, Seal
 from docmind_backup.core.proof import Deepened
+from docmind_backup.core.rehearsal import Rehearsed
 from docmind_backup.errors import UsageError
 
 
@@ -146,6 +147,8 @@ class Verification:
     unproved: tuple[Unproved, ...] = ()
     deep: Deepened | None = None
     """What the engines said; None when they were not asked."""
+    rehearsed: Rehearsed | None = None
+    """What restoring it into scratch came to; None when that was not done."""
     also_damaged: tuple[str, ...] = ()
     """Ids of the backups that share an altered file: it is the same bytes on the disk."""
 
@@ -225,15 +228,15 @@ def seal_after(
         case verdict, _:
             pass
     deep = _deep(found, now) or (before.deep if before else None)
+    proven = found.rehearsed is not None and found.rehearsed.whole
+    rehearsed = now if proven else before.rehearsed_at if before else None
     if under_way and under_way.fingerprint != found.fingerprint:  # touched while it was read: what was read when?
         return replace(before, round=None) if before else None
     started = under_way.started_at if under_way else now
     if not found.left_files:
-        return (
-            None
-            if verdict is Verdict.UNCHECKED
-            else Seal(digest, started, "deep" if found.level == "deep" else "full", True, found.fingerprint, deep=deep)
-        )
+        level = "deep" if found.level == "deep" else "full"
+        sealed = Seal(digest, started, level, True, found.fingerprint, deep=deep, rehearsed_at=rehearsed)
+        return None if verdict is Verdict.UNCHECKED else sealed
     if not found.covered:
         return None
     done = found.covered + (under_way.bytes if under_way else 0)
@@ -248,10 +251,13 @@ def _deep(found: Verification, now: datetime) -> Deep | None:
     return Deep(now, {proved.name: (proved.proof.points, proved.proof.digest) for proved in found.deep.collections})
 
 
-def urgency(seal: Seal | None, deep: bool = False) -> tuple[float, bool]:
-    """Sorts what was longest unverified (`deep`: by its engines) first; of what never was, what is half done."""
+def urgency(seal: Seal | None, deep: bool = False, *, rehearse: bool = False) -> tuple[float, bool]:
+    """Sorts what was longest unverified (`deep`: by its engines; `rehearse`: not restored) first; of what never was,
+    what is half done."""
     if seal is None:
         return 0, True
+    if rehearse:
+        return seal.rehearsed_at.timestamp() if seal.rehearsed_at else 0, False
     if deep:
         return seal.deep.proved_at.timestamp() if seal.deep else 0, False
     return seal.verified_at.timestamp() if seal.verified_at else 0, seal.round is None
