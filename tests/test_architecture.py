@@ -58,7 +58,9 @@ ALLOWED = {
     "whereabouts": "",
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan scratch_collections",
-    "restores": "core errors catalog durable journal looking operations restored restoring returning scripting",
+    "restores": (
+        "core errors belonging catalog deep durable journal looking operations restoring returning scratch scripting"
+    ),
     "restoring": "core errors bringing catalog durable inuse journal restored",
     "picking": "core errors bringing catalog copying durable restoring",
     "scripting": "core errors catalog durable",
@@ -73,18 +75,19 @@ ALLOWED = {
     "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded folders readlock sharing staging",
-    "breaking": "errors",
+    "breaking": "errors starting",
     "briefs": "__init__ core durable",
+    "belonging": "core errors consistency scan",
     "bringing": "core errors catalog copying crew sharing",
     "inuse": "core errors catalog",
     "journal": "core errors catalog durable",
-    "restored": "core bringing copying crew",
+    "restored": "core errors bringing copying crew",
     "catalog": "core errors briefs durable",
     "collection": "core errors creating durable ledger sharing",
     "consistency": "core errors records",
     "copying": "core direct",
     "creating": "core errors ledger",
-    "crew": "core copying errors",
+    "crew": "core copying errors starting",
     "deep": "core errors scratch",
     "engines": "core snapshot_tar",
     "databases": "core copying readlock staging",
@@ -97,7 +100,7 @@ ALLOWED = {
     "qdrant": "__init__ core breaking downloading errors qdrant_restore",
     "qdrant_restore": "core",
     "readlock": "core copying",
-    "receiving": "core direct",
+    "receiving": "core direct starting",
     "records": "__init__ core durable",
     "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
@@ -108,6 +111,7 @@ ALLOWED = {
     "foreign": "core catalog copying snapshot_tar verify",
     "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
+    "starting": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
     # pure
@@ -134,7 +138,7 @@ ALLOWED = {
     "core.restore": "core.environment core.fitness core.model core.units",
     "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
     "core.shell": "",
-    "core.returning": "core.model core.qdrant_rest core.restore",
+    "core.returning": "core.journal core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
     "core.rehearsal": "core.model core.returning core.server",
     "core.verifier": "core.model core.proof core.rehearsal errors",
@@ -171,6 +175,7 @@ IMPURE_METHODS = {
 
 LONG = {
     "cli.create": "its options are its signature",
+    "cli.restore_plan": "its options are its signature",
     "core.planner.plan_backup": "one field of the plan a line: the plan is what it is about",
     "render.show": "a table, row by row",
 }

@@ -592,7 +592,7 @@ def test_what_the_disk_returns_otherwise_is_found_and_the_old_state_comes_back(
     """A file changes after it was written, its size and time do not."""
     monkeypatch.setattr(restoring, "refuse_used", rots(untouched.data.parent, "document-00.pdf"))
 
-    done = untouched.restore("latest", "--yes", "--only", "uploads", "--read-back")
+    done = untouched.restore("latest", "--yes", "--only", "uploads")
 
     assert done.code == 1
     assert "document-00.pdf: it is not what was restored (sha256)" in done.err

@@ -13,7 +13,7 @@ from tests.environments import DocMindV2, build_v2
 from tests.killing import look
 
 from docmind_backup import restores
-from docmind_backup.core.journal import Notes, Returning
+from docmind_backup.core.journal import Checked, Notes, Returning
 from docmind_backup.errors import QdrantError
 from docmind_backup.journal import RestoreFolder
 
@@ -39,6 +39,9 @@ class Told:
     def apply(self) -> None:
         assert self._notes.get()["prepare"]
         self._do("apply")
+
+    def check(self) -> tuple[Checked, ...]:
+        return ()
 
     def roll_back(self) -> None:
         self._do("roll back")

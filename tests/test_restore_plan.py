@@ -203,7 +203,7 @@ def test_the_application_is_to_be_stopped_before_anything_moves(plan: Plan) -> N
 # -- what stands in the way ----------------------------------------------------------------------
 
 
-def test_an_alias_with_a_collections_name_blocks_because_an_upload_would_hit_what_it_points_to(
+def test_an_alias_with_a_collections_name_is_switched_and_what_it_points_to_stays(
     plan: Plan, env: DocMindV2, server: StandIn
 ) -> None:
     server.delete_collection(env.image_collection)
@@ -212,9 +212,12 @@ def test_an_alias_with_a_collections_name_blocks_because_an_upload_would_hit_wha
 
     code, document = plan()
 
-    assert code == 3
-    (blocker,) = document["blockers"]
-    assert f"{env.image_collection} is an alias of precious" in blocker
+    assert code == 0
+    (upload,) = [s for s in document["steps"] if s["action"] == "upload" and env.image_collection in s["target"]]
+    assert not upload["overwrites"]
+    (note,) = upload["notes"]
+    assert f"{env.image_collection} is an alias of precious" in note
+    assert "precious stays" in note
 
 
 def test_a_collection_with_the_name_of_a_saved_alias_blocks(cli: Cli, env: DocMindV2, server: StandIn) -> None:

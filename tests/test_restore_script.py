@@ -591,7 +591,7 @@ def test_a_place_that_cannot_be_written_is_one_error_and_leaves_nothing(
         assert f"cannot write {out}" in done.err
     assert not list(tmp_path.glob(".folder*"))
     assert cli("restore-plan", saved.backup, "-C", project, "--script", "--json").code == 2
-    assert cli("restore-plan", saved.backup, "-C", project, "--out", out).code == 2
+    assert cli("restore-plan", saved.backup, "-C", project, "--script", "--to", folder).code == 2
 
 
 @pytest.mark.parametrize(

@@ -626,7 +626,9 @@ To = Annotated[
 RestoreEnv = Annotated[bool, typer.Option("--include-env", help="The .env file too, where there is none.")]
 ForceEnv = Annotated[bool, typer.Option("--force", help="With --include-env: replace the .env that is there.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged files out, name them, exit 3.")]
-ReadBack = Annotated[bool, typer.Option("--read-back", help="Read everything again where it lies, before it is done.")]
+ReadBack = Annotated[
+    bool, typer.Option("--read-back/--no-read-back", help="Read everything again where it lies, before it is done.")
+]
 
 
 @app.command("restore-plan", rich_help_panel=RESTORE)
@@ -640,7 +642,7 @@ def restore_plan(
     include_env: RestoreEnv = False,
     force: ForceEnv = False,
     skip_damaged: SkipDamaged = False,
-    read_back: ReadBack = False,
+    read_back: ReadBack = True,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan, for `restore --plan`, or the script.")
     ] = None,
@@ -656,7 +658,7 @@ def restore_plan(
 
     if as_script and as_json:
         raise typer.BadParameter("a script is no JSON: leave one of them out", param_hint="--script")
-    if as_script and (to or include_env or force or skip_damaged or read_back):
+    if as_script and (to or include_env or force or skip_damaged or not read_back):
         raise typer.BadParameter("of what `restore` has to choose with, a script takes --only and --collection")
     face = _face(project, dest, quiet=quiet or as_json)
     more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
@@ -712,7 +714,7 @@ def restore(
     include_env: RestoreEnv = False,
     force: ForceEnv = False,
     skip_damaged: SkipDamaged = False,
-    read_back: ReadBack = False,
+    read_back: ReadBack = True,
     resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was interrupted.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Bring back what was there before.")] = False,
     discard_rollback: Annotated[bool, typer.Option("--discard-rollback", help="Delete what was there before.")] = False,
@@ -765,15 +767,17 @@ class _Asked:
         from docmind_backup import documents, render, render_restore, restores
 
         face, planned = self.face, self._planned(backup, plan)
-        if self.dry_run or not self.as_json:
-            if self.as_json:
-                _print_json(documents.planned_restore(planned, restores.record_digest(planned.backup)))
-            else:
-                render.restore_plan(face, planned.plan, last=self.dry_run)
-                if self.wanted.wants_env:
-                    render_restore.env_keys(face, planned)
-            if self.dry_run:
-                return 3 if planned.plan.blockers else 0
+        if self.dry_run and self.as_json:
+            _print_json(documents.planned_restore(planned, restores.record_digest(planned.backup)))
+        elif self.dry_run or not (self.as_json or self.yes):
+            render.restore_plan(face, planned.plan, last=self.dry_run)
+            if planned.wanted.wants_env:
+                render_restore.env_keys(face, planned)
+        else:
+            for warning in planned.plan.warnings:
+                face.warn(warning)
+        if self.dry_run:
+            return 3 if planned.plan.blockers else 0
         restores.refuse_blocked(planned)
         self._ask(render_restore.question(planned))
         with face.progress("looking at the target") as on_event:

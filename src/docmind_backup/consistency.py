@@ -103,18 +103,22 @@ class _Artifacts:
         """Not every file could be captured: which, is named already."""
         return bool(self.result and self.result.omissions)
 
-    def tally(self, pages: Iterable[tuple[Point, ...]]) -> Tally:
-        """Page by page: neither points nor names are kept."""
-        tally = Tally()
-        for page in pages:
-            tally.points += len(page)
-            for point in page:
-                for name, possible in core.file_names(point):
-                    tally.references += 1
-                    if not (possible and _is_there(self.captured, name)):
-                        late = possible and self.live is not None and _is_there(self.live, name)
-                        tally.miss(point, name, late=late)
-        return tally
+
+def tally(pages: Iterable[tuple[Point, ...]], folder: Path, live: Path | None = None) -> Tally:
+    """Which of the files that points name are in `folder`. Page by page: neither points nor names are kept.
+
+    `live`: where one may have come since `folder` was captured from it.
+    """
+    found = Tally()
+    for page in pages:
+        found.points += len(page)
+        for point in page:
+            for name, possible in core.file_names(point):
+                found.references += 1
+                if not (possible and _is_there(folder, name)):
+                    late = possible and live is not None and _is_there(live, name)
+                    found.miss(point, name, late=late)
+    return found
 
 
 def _artifacts(results: Sequence[StepResult], staging: Path) -> _Artifacts:
@@ -151,10 +155,10 @@ def _hold(
     if known := core.still_proved(check, taken, digest):
         return _judged(known, late=0, has_holes=artifacts.has_holes)
     on_event(StepStarted(LABEL))
-    tally = artifacts.tally(server.scroll(check.collection, core.KEYS))
-    proof = core.proof(check, tally, digest, plan.id)
-    judged = _judged(proof, late=tally.late, has_holes=artifacts.has_holes)
-    same = (taken.points_min, taken.points_max) == (tally.points, tally.points)
+    found = tally(server.scroll(check.collection, core.KEYS), artifacts.captured, artifacts.live)
+    proof = core.proof(check, found, digest, plan.id)
+    judged = _judged(proof, late=found.late, has_holes=artifacts.has_holes)
+    same = (taken.points_min, taken.points_max) == (found.points, found.points)
     return judged if same else replace(judged, proof=None)
 
 

@@ -53,8 +53,7 @@ def restored(face: Face, done: Restored) -> None:
         what += f", {plural(len(journal.collections), 'collection')}"
     face.answer(f"restored {journal.backup_id}: {what}, as of {moment(taken)}")
     for check in done.checks:
-        mark = "" if check.right else "NOT AS RECORDED: "
-        face.say(f"{mark}{check.what}: {check.found}")
+        (face.say if check.right else face.warn)(f"{check.what}: {check.found}")
     for path in journal.left_out[:SHOWN]:
         face.lacks(f"{path}: damaged in the backup, left out")
     if len(journal.left_out) > SHOWN:
@@ -66,11 +65,20 @@ def restored(face: Face, done: Restored) -> None:
     if journal.aside:
         face.next_step("look at it; it is removed like any other folder")
         return
-    face.say(f"what was written since {moment(taken)} is no longer in place; what was there is in")
-    for folder in journal.folders:
-        face.say(f"  {folder}")
+    _what_was_there(face, done)
     face.say("start DocMind and look; `docmind-backup restore --discard-rollback` then deletes what was there")
     face.next("restore --rollback", why="to undo it")
+
+
+def _what_was_there(face: Face, done: Restored) -> None:
+    journal = done.journal
+    since = f"what was written since {moment(datetime.fromisoformat(journal.taken_at))}"
+    if not journal.keeps_anything:
+        face.say(f"nothing was in place before; {since} is lost")
+        return
+    face.say(f"{since} is no longer in place; what was there is in")
+    for folder in journal.folders:
+        face.say(f"  {folder}")
 
 
 def taken_back(face: Face, done: Restored) -> None:

@@ -8,14 +8,13 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from docmind_backup.bringing import RUN_FILES, Damage, entries
 from docmind_backup.copying import BUFFER, Copier
 from docmind_backup.core import docmind
-from docmind_backup.core.journal import Journal, Piece
+from docmind_backup.core.journal import Checked, Journal, Piece
 from docmind_backup.core.model import (
     Advanced,
     DirEntry,
@@ -32,23 +31,14 @@ from docmind_backup.crew import LIGHT, Crew, Teller
 from docmind_backup.errors import Stopped
 
 BULK = (Part.UPLOADS, Part.ARTIFACTS, Part.LOGS)
-"""What may be large, and is checked by its metadata once its bytes were hashed."""
+"""What may be large: of it only the metadata is looked at when it is not to be read again."""
 TEXT_LIMIT = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """One thing that was held against the record."""
-
-    what: str
-    found: str
-    right: bool = True
 
 
 def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) -> tuple[Damage, ...]:
     """What of `pieces` does not lie in its place as the inventory has it.
 
-    Contents of uploads, artifacts and logs were hashed on their way; they are read again only if that was asked for.
+    Contents of uploads, artifacts and logs were hashed on their way; they are read again unless that was not wanted.
     """
     chosen = tuple(pieces)
     teller = Teller(on_event)
@@ -67,7 +57,7 @@ def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_e
 
 
 def _limit(piece: Piece, journal: Journal) -> float:
-    """Bytes from which a file is not read again."""
+    """Bytes from which a file is not read again (`--no-read-back`)."""
     return 0 if piece.part in BULK and not journal.read_back else math.inf
 
 

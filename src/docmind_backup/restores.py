@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docmind_backup import deep, durable, scripting
+from docmind_backup.belonging import check_belonging
 from docmind_backup.catalog import read_limited, reading
 from docmind_backup.core import format as fmt
-from docmind_backup.core.journal import Journal, Notes, Phase, Piece
+from docmind_backup.core.journal import Checked, Journal, Notes, Phase, Piece
 from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, Seen, Source, SourceRecord, ignore
 from docmind_backup.core.planner import folder_name
 from docmind_backup.core.proof import Proof, unknown_to_engine
@@ -31,7 +32,6 @@ from docmind_backup.errors import (
 from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
 from docmind_backup.looking import show
 from docmind_backup.operations import Job, clean_server, target_of
-from docmind_backup.restored import Checked
 from docmind_backup.restoring import RECORD_COPY, Restoration, Returnings, no_collections, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
 from docmind_backup.scratch import NoScratch
@@ -202,15 +202,15 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         restoration = Restoration(folder, journal, _collections(job, planned.backup, on_event), on_event)
         checks = restoration.run(planned.backup.record)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_not_brought(planned.backup.record, restoration.journal))
+    checks = (*checks, *_belonging(job, planned.backup.record, on_event))
     return Restored(restoration.journal, checks, planned, restoration.left_behind())
 
 
-def _not_brought(record: Record, journal: Journal) -> Iterator[Checked]:
-    """Collections that were asked for and that nobody brought back: never silently."""
-    for taken in record.qdrant.collections if record.qdrant and not record.qdrant.embedded else ():
-        if taken.name not in journal.collections:
-            yield Checked(f"collection {taken.name}", "not brought back; docs/restore.md says how by hand", right=False)
+def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ...]:
+    """Where collections of the server came back, alone or with the files."""
+    if record.qdrant is None or record.qdrant.embedded or job.server is None or isinstance(job.server, QdrantError):
+        return ()
+    return check_belonging(record, job.environment, job.server, on_event)
 
 
 def _home(job: Job, wanted: Selection) -> Path:
@@ -418,6 +418,7 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
                 checks = restoration.run(backup.record)
     _announce(job, "backup_restored", restoration.journal)
+    checks = (*checks, *_belonging(job, backup.record, on_event))
     return Restored(restoration.journal, checks, left=restoration.left_behind())
 
 

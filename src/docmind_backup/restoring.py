@@ -15,6 +15,7 @@ from docmind_backup.bringing import LOCKED, Brought, Damage, bring
 from docmind_backup.catalog import LOCK, NAME, remove
 from docmind_backup.core import format as fmt
 from docmind_backup.core.journal import (
+    Checked,
     Journal,
     Notes,
     Phase,
@@ -30,7 +31,7 @@ from docmind_backup.core.restore import SIDECARS
 from docmind_backup.errors import BackupError, DamageFound, NoSpace
 from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
-from docmind_backup.restored import Checked, check_files, check_meaning
+from docmind_backup.restored import check_files, check_meaning
 
 Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
 """Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
@@ -142,7 +143,10 @@ class Restoration:
                 hint="is the disk sound? What was there before is back",
             )
         files = sum(piece.files for piece in pieces) - len(journal.left_out)
-        return (Checked("files", f"{files:,} as in the backup"), *check_meaning(record, pieces, directory))
+        how = "each read again: sha256, mode and time" if journal.read_back else "mode and time; hashed when copied"
+        read = (Checked("files", f"{files:,} as in the backup ({how})"),) if pieces else ()
+        asked = (check for one in self._returning for check in one.check())
+        return (*read, *check_meaning(record, pieces, directory), *asked)
 
     def _end(self) -> None:
         journal = replace(self.journal, phase=Phase.DONE)

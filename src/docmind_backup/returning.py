@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from docmind_backup import durable, snapshot_tar, uploads
 from docmind_backup.collection import capture_collection
 from docmind_backup.core import returning as core
-from docmind_backup.core.journal import Notes
+from docmind_backup.core.journal import Checked, Notes
 from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.restore import TargetQdrant
@@ -114,6 +114,15 @@ class CollectionReturn:
             else:
                 course = self._place(course)
             self._note(self._switch(course), stage=Stage.APPLIED, was_applied=True)
+
+    def check(self) -> tuple[Checked, ...]:
+        """Asked for by the application's own name, which may be an alias. Raises QdrantError."""
+        course, server = self._course(), self._server
+        found, aliases = server.describe(self._wanted), server.aliases()
+        problems = [*core.differences(self._expected(course), found), *core.aliases_wrong(course, aliases)]
+        if problems:
+            raise QdrantError(f"{self._wanted} is not what was restored: {'; '.join(problems)}")
+        return tuple(core.checks(course, self._wanted, self._expected(course), found))
 
     # -- back
 

@@ -282,6 +282,18 @@ def _text(path: Path) -> str:
 # -- index snapshots -----------------------------------------------------------------------------
 
 
+def active_snapshot(storage: Path, layout: Layout) -> IndexSnapshot | None:
+    """The index snapshot that the application would load; None when there is none that can be read."""
+    known, _ = _index_snapshots(storage)
+    name, _ = _active(storage, known, layout)
+    return next((snapshot for snapshot in known if snapshot.name == name), None)
+
+
+def deployment_id(environment: Environment) -> str:
+    """Empty when there is none."""
+    return _text(environment.deployment_id_file)
+
+
 def _index_snapshots(storage: Path) -> tuple[tuple[IndexSnapshot, ...], tuple[str, ...]]:
     """(those with all their manifests, names of those without), sorted by name: oldest first."""
     try:

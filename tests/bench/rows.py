@@ -308,7 +308,9 @@ def restore(bench: Bench) -> list[Line]:
         (out / f"ours-{number}" / ".env").touch()
 
     def command(number: int) -> Command:
-        return peers.ours("restore", backup, "-C", out / f"ours-{number}", "--only", "uploads", "--yes", "-q")
+        return peers.ours(
+            "restore", backup, "-C", out / f"ours-{number}", "--only", "uploads", "--yes", "-q", "--no-read-back"
+        )
 
     def copy(number: int) -> Command:
         script = 'cp -a -- "$1" "$2" && sync -f "$2"'

@@ -266,7 +266,6 @@ def test_collections_are_uploaded_under_their_own_names_with_what_they_overwrite
         (SERVER, {"peers": 3}, "cluster of 3 nodes"),
         (SERVER, {"version": "1.17.9"}, "1.17.9"),
         (SERVER, {"version": ""}, "cannot be compared"),
-        (SERVER, {"aliases": {"docs__1": "other"}}, "docs__1 is an alias of other on the target"),
     ],
 )
 def test_a_target_that_cannot_take_the_collections_blocks(

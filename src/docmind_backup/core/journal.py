@@ -34,6 +34,15 @@ class Notes(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One thing that was held against the record, where it lives now."""
+
+    what: str
+    found: str
+    right: bool = True
+
+
 class Returning(Protocol):
     """One collection on its way back. Each call may come again, in another process, after a kill within it."""
 
@@ -46,6 +55,10 @@ class Returning(Protocol):
 
     def apply(self) -> None:
         """Make it the one that the application uses, and compare; `roll_back` still brings back what was there."""
+        ...
+
+    def check(self) -> tuple[Checked, ...]:
+        """What the application finds now, asked for anew after `apply`; raises when it is not as recorded."""
         ...
 
     def roll_back(self) -> None:
@@ -182,7 +195,7 @@ class Journal:
     left_out: tuple[str, ...] = ()
     """Damaged files that were not brought back."""
     skip_damaged: bool = False
-    read_back: bool = False
+    read_back: bool = True
     """Large files are read again from the disk, too, before it is done."""
     aside: bool = False
     """To a folder beside the live environment: there is nothing to keep."""
@@ -194,9 +207,10 @@ class Journal:
     """Each collection's own."""
 
     @property
-    def kept_files(self) -> int:
-        """Paths that were moved away and can be brought back."""
-        return sum(swap.had for swap in self.swaps)
+    def keeps_anything(self) -> bool:
+        """Whether paths were moved away, or collections replaced, that can be brought back."""
+        replaced = (note.get("old") or note.get("way") == "alias" for note in self.notes.values())
+        return any(swap.had for swap in self.swaps) or any(replaced)
 
     def noting(self, name: str, state: Mapping[str, object]) -> Journal:
         return replace(self, notes={**self.notes, name: dict(state)})

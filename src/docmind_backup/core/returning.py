@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from docmind_backup.core.journal import Checked
 from docmind_backup.core.model import CollectionRecord, CollectionState
 from docmind_backup.core.qdrant_rest import EMPTY
 from docmind_backup.core.restore import TargetQdrant, collection_blockers, server_blockers
@@ -188,6 +189,15 @@ def _differences(expected: Expected, found: CollectionState) -> Iterator[str]:
         yield from (f"other {what}" for what in _unlike(expected.state, found))
 
 
+def checks(course: Course, wanted: str, expected: Expected, found: CollectionState) -> Iterator[Checked]:
+    """What there is to say of a collection without `differences`."""
+    alike = "vectors, payload indexes and metadata" if expected.state.config else "nothing else is recorded of it"
+    words = f"{found.points:,} points, counted; {alike}{' as recorded' if expected.state.config else ''}"
+    yield Checked(f"collection {wanted}", words)
+    for alias in course.aliases:
+        yield Checked(f"alias {alias}", f"leads to {course.target}")
+
+
 def same_kind(one: CollectionState, other: CollectionState) -> bool:
     """Described alike, whatever they hold."""
     return one.exists and other.exists and not any(_unlike(one, other))
@@ -234,6 +244,13 @@ def aliases_moved(course: Course, now: Mapping[str, str]) -> tuple[str, ...]:
         for alias, before in course.aliases.items()
         if now.get(alias) not in (before, course.target) and not (course.removed and alias not in now)
     )
+
+
+def aliases_wrong(course: Course, now: Mapping[str, str]) -> Iterator[str]:
+    """Those that do not lead to the target, once they should."""
+    for alias in course.aliases:
+        if now.get(alias) != course.target:
+            yield f"alias {alias} leads to {now.get(alias, 'nothing')} instead of {course.target}"
 
 
 def aliases_back(course: Course, now: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str | None]:

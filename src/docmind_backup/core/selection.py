@@ -26,7 +26,7 @@ class Selection:
     to: str = ""
     """A folder beside the live environment; the server's collections stay away from it."""
     skip_damaged: bool = False
-    read_back: bool = False
+    read_back: bool = True
     """Read every large file again where it lies."""
 
     @property
