@@ -16,6 +16,7 @@ from typing import TypeVar
 from docmind_backup import deep, proving, uploads
 from docmind_backup.bringing import Brought, bring
 from docmind_backup.core.fitness import shard_problem
+from docmind_backup.core.format import INVENTORY
 from docmind_backup.core.journal import Journal, Phase, Piece
 from docmind_backup.core.model import (
     Backup,
@@ -135,7 +136,7 @@ class _Rehearsal:
                 Piece(s.part, s.kind, s.stored, f"/{s.stored}", str(made.path), s.lines, s.totals.files, s.totals.bytes)
                 for s in sources
             )
-            brought = bring(self._directory, pieces, self._on_event)
+            brought = bring(self._directory, self._directory / INVENTORY, pieces, self._on_event)
             self._findings += [Altered(damage.path, damage.what) for one in brought for damage in one.damaged]
             self._hold([one for one in brought if one.whole])
 
@@ -143,12 +144,13 @@ class _Rehearsal:
         """What lies in scratch against the inventory, and each database opened there."""
         pieces = [replace(one.piece, live=one.piece.staged()) for one in brought]
         damaged = tuple(damage.path for one in brought for damage in one.damaged)
-        wrong = check_files(self._directory, self._journal(pieces, damaged), pieces, self._on_event)
+        wrong = check_files(self._journal(pieces, damaged), pieces, self._on_event)
         for damage in wrong:
             self._unproved.append(Unproved("files", f"not right in the scratch folder: {damage}", "TMPDIR=DIR"))
         count = sum(piece.files for piece in pieces) - len(damaged) - len(wrong)
         self._checks.append(("files", f"{count:,} restored, as in the backup"))
-        for checked in check_meaning(self._record, (p for p in pieces if p.kind is not Kind.SQLITE), self._directory):
+        others = [piece for piece in pieces if piece.kind is not Kind.SQLITE]
+        for checked in check_meaning(self._record, others, self._directory / INVENTORY):
             if checked.right:
                 self._checks.append((checked.what, checked.found))
             else:
