@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.environments import DocMindV2, build_v2
 from tests.standin import StandIn
 
 from docmind_backup.cli import main
+
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
+"""No test has a time limit: machines are shared."""
 
 SHELL = ("DOCMIND_", "QDRANT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 

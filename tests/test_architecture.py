@@ -38,7 +38,7 @@ LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
 
 START_UP = {
     *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
-    *("picking", "render_restore", "restores", "scripting"),
+    *("opening", "picking", "render_restore", "restores", "scripting"),
 }
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
@@ -46,8 +46,8 @@ ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations picking render render_restore restores"
-    " rounds scripting verify",
+    "cli": "__init__ core errors compose demo documents looking opening operations picking render render_restore"
+    " restores rounds scripting verify",
     "render": "core catalog ledger leftovers operations",
     "render_restore": "core picking render restores",
     "documents": "core catalog ledger leftovers operations picking restores",
@@ -59,10 +59,12 @@ ALLOWED = {
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan",
     "restores": (
-        "core errors belonging catalog deep durable journal looking operations restoring returning scratch scripting"
+        "core errors belonging catalog deep durable journal looking opening operations restoring returning scratch"
+        " scripting"
     ),
-    "restoring": "core errors bringing catalog durable inuse journal restored",
-    "picking": "core errors bringing catalog copying durable restoring",
+    "restoring": "core errors bringing catalog durable inuse journal opening restored",
+    "picking": "core errors bringing catalog copying durable opening restoring",
+    "opening": "core errors catalog copying durable foreign looking",
     "scripting": "core errors catalog durable",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
@@ -74,7 +76,7 @@ ALLOWED = {
     "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded folders readlock sharing staging",
-    "breaking": "errors",
+    "breaking": "errors starting",
     "briefs": "__init__ core durable",
     "belonging": "core errors consistency scan",
     "bringing": "core errors catalog copying crew sharing",
@@ -86,7 +88,7 @@ ALLOWED = {
     "consistency": "core errors records",
     "copying": "core direct",
     "creating": "core errors ledger",
-    "crew": "core copying errors",
+    "crew": "core copying errors starting",
     "deep": "core errors scratch",
     "engines": "core snapshot_tar",
     "databases": "core copying readlock staging",
@@ -99,7 +101,7 @@ ALLOWED = {
     "qdrant": "__init__ core breaking downloading errors qdrant_restore",
     "qdrant_restore": "core",
     "readlock": "core copying",
-    "receiving": "core direct",
+    "receiving": "core direct starting",
     "records": "__init__ core durable",
     "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
@@ -109,6 +111,7 @@ ALLOWED = {
     "foreign": "core catalog copying snapshot_tar verify",
     "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
+    "starting": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
     # pure
@@ -127,6 +130,7 @@ ALLOWED = {
     "core.sharing": "core.model",
     "core.proof": "core.model",
     "core.foreign": "core.docmind core.format core.model",
+    "core.restorable": "core.foreign core.format core.model core.restore",
     "core.qdrant_rest": "core.model core.server errors",
     "core.units": "",
     "core.fitness": "core.model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import resource
 import stat
@@ -10,7 +11,9 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ from tests.environments import DocMindV2
 from tests.standin import Stall, StandIn
 from tests.test_capture import to_fifo, to_link
 
-from docmind_backup import operations
+from docmind_backup import collection, operations
 from docmind_backup.capture import Captured, capture
 from docmind_backup.compose import compose
 from docmind_backup.core.model import (
@@ -37,8 +40,9 @@ from docmind_backup.core.model import (
     StepFinished,
     StepStarted,
 )
-from docmind_backup.crew import Crew, Teller, beside
-from docmind_backup.errors import Interrupted, Stopped
+from docmind_backup.crew import Crew, Teller, side_by_side
+from docmind_backup.errors import BackupError, Interrupted, NoSpace, Stopped
+from docmind_backup.ledger import Begun, Ledger
 
 STORED = PurePosixPath("data/uploads")
 PATIENCE_S = 60
@@ -325,8 +329,8 @@ def test_what_fails_in_one_thread_ends_the_other(where: str) -> None:
         assert failed.wait(PATIENCE_S)
         teller(Advanced(1))
 
-    with pytest.raises((ValueError, Stopped)), beside(fail if where == "beside" else go_on, teller):
-        (go_on if where == "beside" else fail)()
+    with pytest.raises((ValueError, Stopped)):
+        side_by_side(*((go_on, fail) if where == "beside" else (fail, go_on)), teller)
 
     assert isinstance(teller.failure, ValueError)
     assert threading.active_count() == 1
@@ -463,6 +467,81 @@ def test_one_snapshot_is_made_at_a_time(env: DocMindV2, server: StandIn, monkeyp
     assert create(env, tell).exit_code == 0
     assert unanswered == [1] * len(names)
     assert len(threads) <= 4
+
+
+def test_a_snapshot_that_has_to_be_made_again_waits_for_its_turn(
+    env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(1_800_000_000)
+    server.set_clock(lambda: datetime.fromtimestamp(next(seconds), UTC))
+    server.faults.replace_after_create = 1
+    again = threading.Event()
+    unanswered: list[int] = []
+
+    def count() -> None:
+        creations = [r for r in server.requests if r.method == "POST" and r.path.endswith("/snapshots")]
+        unanswered.append(sum(not r.status for r in creations))
+        if len(creations) == 2:
+            again.wait(0.5)  # the third comes meanwhile where it does not wait for its turn
+        elif len(creations) == 3:
+            again.set()
+
+    server.faults.before("POST", "/snapshots$", count, times=None)
+
+    assert create(env, lambda _: None).exit_code == 0
+    assert unanswered == [1, 1, 1]
+
+
+def test_what_fails_while_its_snapshot_is_made_is_the_last_that_is_begun(
+    env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def fail(_self: Ledger, note: Begun) -> None:
+        begun.append(note.collection)
+        if len(begun) == 2:
+            another.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    failed, another = Teller.failed, threading.Event()
+
+    def late(self: Teller, error: BaseException) -> None:
+        another.wait(0.3)  # time for another one to begin, if it is its turn already
+        failed(self, error)
+
+    monkeypatch.setattr(Ledger, "write", fail)
+    monkeypatch.setattr(Teller, "failed", late)
+
+    with pytest.raises(BackupError, match="Input/output error"):
+        create(env, lambda _: None)
+
+    assert len(begun) == 1
+
+
+def test_two_that_do_not_fit_together_are_not_both_fetched(
+    env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collections = (env.text_collection, env.image_collection)
+    for name in collections:
+        server.create_snapshot(name)
+    free = sum(len(data) for name in collections for data in server.snapshots(name).values()) - 20_000
+    monkeypatch.setenv("DOCMIND_BACKUP_MIN_FREE", "0")
+    monkeypatch.setattr(collection.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    for name in collections:
+        server.state.files[name].clear()
+    over = threading.Event()
+    server.faults.downloads.append(Stall(1000, over))
+
+    def tell(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.label in collections:
+            over.set()
+
+    with pytest.raises(NoSpace, match="of them for others under way"):
+        create(env, tell)
+
+    assert len([r for r in server.requests if r.method == "GET" and r.path.endswith(".snapshot")]) == 1
+    assert backups(env.backups) == []
+    assert server.snapshots(env.text_collection) == server.snapshots(env.image_collection) == {}
 
 
 def test_a_failure_ends_the_waiting_for_a_server_that_sends_nothing(

@@ -8,7 +8,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -22,6 +24,7 @@ from docmind_backup import leftovers, snapshot_tar
 from docmind_backup.core.qdrant_rest import named_at
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.creating import begin
+from docmind_backup.deep import prove_snapshot
 from docmind_backup.errors import QdrantError, QdrantRefused
 from docmind_backup.ledger import Begun, Fate, Ledger, clean_up, delete_ours
 from docmind_backup.leftovers import Whose
@@ -321,6 +324,57 @@ def test_two_of_one_second_have_one_name_and_only_the_last_stays(shared: Qdrant)
         before = Begun("20260718_052755_0123456789ab", server.url, name, server.now().isoformat(), ())
         assert delete_ours(server, before.answered(first)) is Fate.GONE
         assert second in server.snapshots(name)
+
+
+def test_a_part_of_a_snapshot_says_of_what_and_no_if_range_is_heard(shared: Qdrant) -> None:
+    """What a download that goes on may rely on, and what it may not."""
+    name = shared.collection()
+    made = shared.server.create_snapshot(name)
+    url, size = f"{shared.url}{_path(name)}/snapshots/{made.name}", made.size
+    own = {"accept-encoding": "identity"} | ({"api-key": shared.key} if shared.key else {})
+
+    def asked(range_: str, **more: str) -> tuple[int, str | None, str | None, int]:
+        answer = httpx.get(url, headers={**own, "range": range_, **more}, trust_env=False, timeout=60)
+        assert answer.headers.get("content-encoding", "identity") == "identity"
+        return answer.status_code, answer.headers.get("content-range"), answer.headers.get("etag"), len(answer.content)
+
+    whole = asked("bytes=0-")
+    etag = shared.server.identity(name, made.name)
+    assert (whole[0], whole[2], whole[3]) == (200, etag, size)
+    rest = (206, f"bytes 100-{size - 1}/{size}", etag, size - 100)
+    assert asked("bytes=100-") == rest
+    assert asked("bytes=100-", **{"if-range": '"another file"'}) == rest
+    assert asked("bytes=100-", **{"accept-encoding": "gzip"}) == rest
+    for senseless in (f"bytes={size}-", "bytes=200-100", "bytes=a-b"):
+        status, _, _, came = asked(senseless)
+        assert (status, came) == (416, 0)
+    assert httpx.head(url, headers=own, trust_env=False, timeout=60).status_code == 404
+
+
+def test_a_snapshot_made_while_points_are_written_holds_a_number_between_both_counts(
+    shared: Qdrant, tmp_path: Path
+) -> None:
+    server, name, over = shared.server, shared.collection(), Event()
+
+    def write() -> None:
+        for number in count(100):
+            shared.put(f"{_path(name)}/points?wait=true", {"points": [_point(number)]})
+            if over.is_set():
+                return
+
+    with connect(shared.url, api_key=shared.key) as another:
+        while_it_is_made = Thread(target=write)
+        while_it_is_made.start()
+        try:
+            before = another.count(name)
+            made = another.create_snapshot(name)
+            after = another.count(name)
+        finally:
+            over.set()
+            while_it_is_made.join()
+    server.download(name, made.name, tmp_path / "a.snapshot", nothing)
+
+    assert before <= prove_snapshot(tmp_path / "a.snapshot").points <= after
 
 
 def test_a_file_is_told_from_another_of_its_name(qdrant: Qdrant) -> None:

@@ -171,7 +171,7 @@ def test_killed_at_calls_to_the_server(world: World, commands: Commands) -> None
 
 def test_killed_at_renames(world: World, commands: Commands) -> None:
     """The swap of files lies between two writes of the journal, which are renames too."""
-    cases = Cases(world, commands)
+    cases, at = Cases(world, commands), 0
 
     for at in count():
         if not ALL and at % 2:

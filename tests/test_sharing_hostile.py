@@ -21,7 +21,7 @@ from docmind_backup import operations, rounds
 from docmind_backup.compose import compose
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Event, StepFinished
-from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.crew import Crew, Teller, side_by_side
 from docmind_backup.looking import Look
 
 __all__ = ["home"]
@@ -219,8 +219,8 @@ def test_a_signal_while_a_thread_starts_leaves_none_behind(monkeypatch: pytest.M
     teller = Teller(lambda _: None)
     monkeypatch.setattr(crews.threading, "Thread", Struck)
 
-    with pytest.raises(KeyboardInterrupt), beside(ended.set, teller):
-        pass
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(lambda: None, ended.set, teller)
 
     assert ended.is_set()
     assert isinstance(teller.failure, KeyboardInterrupt)

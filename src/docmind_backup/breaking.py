@@ -9,6 +9,7 @@ from threading import Event, Lock, Timer
 from typing import Any
 
 from docmind_backup.errors import Stopped
+from docmind_backup.starting import start_whole
 
 
 class Breaker:
@@ -58,7 +59,7 @@ class Breaker:
         timer = Timer(seconds, end)
         timer.daemon = True
         try:
-            timer.start()
+            start_whole(timer)
             yield late
         finally:
             timer.cancel()

@@ -62,7 +62,7 @@ class Brought:
     """False: it is not to be swapped in, nothing of it is staged any more."""
 
 
-def bring(directory: Path, pieces: tuple[Piece, ...], on_event: OnEvent) -> tuple[Brought, ...]:
+def bring(directory: Path, inventory: Path, pieces: tuple[Piece, ...], on_event: OnEvent) -> tuple[Brought, ...]:
     """Stage every piece with its modes, times and (as root) owners; what is damaged is named and left out.
 
     Raises DamageFound when the inventory itself cannot be trusted, OSError of the target's file systems.
@@ -71,17 +71,17 @@ def bring(directory: Path, pieces: tuple[Piece, ...], on_event: OnEvent) -> tupl
     teller(RunStarted(sum(piece.bytes for piece in pieces), 0, 0))
     try:
         with Crew() as crew:
-            return tuple(_Bringing(directory, piece, crew, teller).all() for piece in pieces)
+            return tuple(_Bringing(directory, inventory, piece, crew, teller).all() for piece in pieces)
     except Stopped:
         assert teller.failure
         raise teller.failure from None
 
 
-def entries(directory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
+def entries(inventory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
     """(path below the piece's root, entry), from the inventory; DamageFound when it is not the piece's."""
     first, length = piece.lines
     try:
-        with (directory / fmt.INVENTORY).open("rb") as lines:
+        with inventory.open("rb") as lines:
             lines.seek(first)
             while lines.tell() < first + length and (line := lines.readline(LINE_LIMIT)):
                 entry = fmt.read_entry(line)
@@ -90,7 +90,7 @@ def entries(directory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
                 yield entry.path[len(piece.stored) :], entry
     except (OSError, ValueError) as error:
         raise DamageFound(
-            f"{directory / fmt.INVENTORY} cannot be used: {error}", hint=f"docmind-backup verify {directory}"
+            f"{inventory} cannot be used: {error}", hint=f"docmind-backup verify {inventory.parent}"
         ) from error
 
 
@@ -100,8 +100,9 @@ _Outcomes = list[Damage]
 class _Bringing:
     """One piece on its way."""
 
-    def __init__(self, directory: Path, piece: Piece, crew: Crew, teller: Teller) -> None:
+    def __init__(self, directory: Path, inventory: Path, piece: Piece, crew: Crew, teller: Teller) -> None:
         self._directory = directory
+        self._inventory = inventory
         self._piece = piece
         self._tell = teller
         self._window: Window = crew.window(lambda count: teller(Advanced(count)))
@@ -118,7 +119,7 @@ class _Bringing:
         self._tell(StepStarted(piece.stored))
         Path(piece.staged()).parent.mkdir(mode=0o700, parents=True)
         try:
-            for rest, entry in entries(self._directory, piece):
+            for rest, entry in entries(self._inventory, piece):
                 self._one(rest, entry)
             self._send()
             self._window.finish()

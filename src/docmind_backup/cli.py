@@ -642,7 +642,7 @@ def restore_plan(
             _give_script(script, _absolute(out))
             render.restore_script(face, script.plan, out)
             raise typer.Exit(3 if script.plan.blockers else 0)
-        document = documents.planned_restore(planned, restores.record_digest(planned.backup))
+        document = documents.planned_restore(planned)
         if out:
             restores.write_plan(out, document)
         if as_json:
@@ -738,7 +738,7 @@ class _Asked:
 
         face, planned = self.face, self._planned(backup, plan)
         if self.dry_run and self.as_json:
-            _print_json(documents.planned_restore(planned, restores.record_digest(planned.backup)))
+            _print_json(documents.planned_restore(planned))
         elif self.dry_run or not (self.as_json or self.yes):
             render.restore_plan(face, planned.plan, last=self.dry_run)
             if planned.wanted.wants_env:
@@ -763,7 +763,7 @@ class _Asked:
             return restores.plan(self.job, backup or "latest", self.wanted)
         directory, wanted, document = restores.read_plan(plan)
         planned = restores.plan(self.job, directory, wanted, fingerprints=True)
-        now = documents.planned_restore(planned, restores.record_digest(planned.backup))
+        now = documents.planned_restore(planned)
         restores.refuse_outdated(document, now)
         return planned
 
@@ -777,11 +777,11 @@ class _Asked:
         return done.exit_code
 
     def pick(self, backup: str, files: list[str]) -> int:
-        from docmind_backup import documents, looking, picking, render_restore
+        from docmind_backup import documents, opening, picking, render_restore
 
         if not self.wanted.to:
             raise UsageError("single files go to a folder of their own", hint="give --to DIR, and move them yourself")
-        found = looking.show(self.job.look, backup)
+        found = opening.open_backup(self.job.look, backup)
         to = Path(self.wanted.to)
         done = picking.pick(found, files, to, skip_damaged=self.wanted.skip_damaged, dry_run=self.dry_run)
         if self.as_json:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 from docmind_backup import durable
 from docmind_backup.core.model import (
@@ -35,6 +37,36 @@ ATTEMPTS = 3
 """Another client's snapshot of the same second takes the place of ours (seen on Qdrant 1.18): then we make another."""
 
 
+class Room:
+    """What the downloads under way have yet to write; for several threads."""
+
+    def __init__(self) -> None:
+        self._one = Lock()
+        self._left: dict[str, int] = {}
+
+    def claim(self, name: str, size: int, where: Path, min_free: int) -> None:
+        """NoSpace when so many bytes do not fit beside what the others have yet to write."""
+        with self._one:
+            free = shutil.disk_usage(where).free
+            claimed = sum(left for other, left in self._left.items() if other != name)
+            if size + claimed + min_free > free:
+                others = f", {claimed:,} of them for others under way" if claimed else ""
+                raise NoSpace(
+                    f"a collection snapshot of {size:,} bytes does not fit: "
+                    f"{free:,} bytes free at {where.parent}{others}",
+                    hint="free some space, `docmind-backup prune`, or choose another place with --dest",
+                )
+            self._left[name] = size
+
+    def came(self, name: str, count: int) -> None:
+        with self._one:
+            self._left[name] = self._left.get(name, 0) - count
+
+    def give(self, name: str) -> None:
+        with self._one:
+            self._left.pop(name, None)
+
+
 @dataclass(frozen=True, slots=True)
 class _Errand:
     """What bringing one collection needs."""
@@ -49,6 +81,8 @@ class _Errand:
     notes: list[str]
     sharing: Sharing
     late_wait_s: float
+    turn: Callable[[], None]
+    room: Room
 
     @property
     def name(self) -> str:
@@ -102,15 +136,19 @@ def capture_collection(
     notes: list[str],
     sharing: Sharing | None = None,
     late_wait_s: float = 0,
+    turn: Callable[[], None] = lambda: None,
+    room: Room | None = None,
 ) -> Taken | Omission:
     """The collection as a file below `staging`, or the omission that says why not.
 
     Exact counts are taken before and after: equal, the snapshot's count is exact; different, it is a range
     (a snapshot made while points are written lies between them). A snapshot whose creation was not answered is
-    looked for `late_wait_s` seconds. Destination errors pass as OSError, a full disk known beforehand as NoSpace.
+    looked for `late_wait_s` seconds; `turn` returns when it is ours to have one made. Destination errors pass as
+    OSError, a full disk known beforehand as NoSpace.
     """
     shared = sharing or Sharing()
-    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, notes, shared, late_wait_s)
+    each = (notes, shared, late_wait_s, turn, room or Room())
+    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, *each)
     taken = _capture(errand)
     if isinstance(taken, Omission):
         _remove_empty(staging / step.stored, staging)
@@ -167,18 +205,21 @@ def _remove_empty(folder: Path, staging: Path) -> None:
 def _bring(errand: _Errand) -> _Brought:
     """Count, make a snapshot, count again, fetch it, and delete it on the server, whatever happens."""
     server, name = errand.server, errand.name
+    errand.turn()
     before = server.count(name)
     creation = begin(server, errand.ledger, name, errand.backup_id)
     try:
         snapshot = creation.snapshot(errand.late_wait_s, lambda: errand.on_event(Advanced(0, downloaded=True)))
         after = server.count(name)
         state = server.describe(name)
-        _check_space(errand, snapshot)
+        errand.room.claim(name, snapshot.size, errand.staging, errand.min_free)
         target = errand.staging / errand.step.stored / _stored_name(snapshot)
         got = _download(errand, snapshot, target)
     finally:
+        errand.room.give(name)
         fate = _end(errand, creation)
-    state = replace(state, role=errand.step.state.role, placement=errand.step.state.placement)
+    planned = errand.step.state
+    state = replace(state, role=planned.role, placement=planned.placement)
     return _Brought(snapshot, (before, after), state, target, got, creation.others, bool(creation.name), fate)
 
 
@@ -197,16 +238,6 @@ def _end(errand: _Errand, creation: Creation) -> Fate | None:
     return fate
 
 
-def _check_space(errand: _Errand, snapshot: ServerSnapshot) -> None:
-    free = shutil.disk_usage(errand.staging).free
-    if snapshot.size + errand.min_free > free:
-        raise NoSpace(
-            f"a collection snapshot of {snapshot.size:,} bytes does not fit: "
-            f"{free:,} bytes free at {errand.staging.parent}",
-            hint="free some space, `docmind-backup prune`, or choose another place with --dest",
-        )
-
-
 def _stored_name(snapshot: ServerSnapshot) -> str:
     """The server's own name, which holds the collection's, where a file may be called that."""
     return snapshot.name if len(snapshot.name.encode()) <= 255 else f"{folder_name(snapshot.name)}.snapshot"
@@ -214,10 +245,15 @@ def _stored_name(snapshot: ServerSnapshot) -> str:
 
 def _download(errand: _Errand, snapshot: ServerSnapshot, target: Path) -> Downloaded | None:
     durable.private_folders(target.parent, below=errand.staging)
-    name, tell = errand.name, errand.on_event
-    tell(DownloadStarted(name, snapshot.size))
+    name = errand.name
+
+    def came(count: int) -> None:
+        errand.room.came(name, count)
+        errand.on_event(Advanced(count, True, name))
+
+    errand.on_event(DownloadStarted(name, snapshot.size))
     try:
-        return errand.server.download(name, snapshot.name, target, lambda count: tell(Advanced(count, True, name)))
+        return errand.server.download(name, snapshot.name, target, came)
     except NotFoundError:
         return None
 

@@ -18,6 +18,8 @@ from docmind_backup.ledger import Begun, Fate, Ledger, delete_ours
 FREE_WITHIN_S = 5
 """Seconds for which a second is sought in which nobody else has made a snapshot."""
 
+TICK_S = 0.1
+
 
 class Crowded(QdrantError):
     """Somebody makes snapshots of the collection in every second: ours would take the place of one of them."""
@@ -44,7 +46,7 @@ class Creation:
     def snapshot(self, late_wait_s: float, tick: Callable[[], None]) -> ServerSnapshot:
         """What the server made; unanswered, the only one that it can be, looked for so long. Raises QdrantError.
 
-        A refusal is an answer: nothing was begun. Silence is not. `tick` is called now and then while waiting.
+        A refusal is an answer: nothing was begun. Silence is not. `tick`, which may end it, is called while waiting.
         """
         try:
             made = self._server.create_snapshot(self._begun.collection)
@@ -73,14 +75,15 @@ class Creation:
     def _appeared(self, late_wait_s: float, tick: Callable[[], None]) -> tuple[ServerSnapshot, ...]:
         """What may be ours, once two looks agree: a checksum may come after its file, and a second client's too."""
         last: tuple[ServerSnapshot, ...] = ()
-        pause, deadline = 0.1, time.monotonic() + late_wait_s
+        pauses, deadline = 1, time.monotonic() + late_wait_s
         while True:
             found = self._candidates()
             if (found and found == last) or time.monotonic() >= deadline:
                 return found
-            tick()
-            time.sleep(pause)
-            pause, last = min(1, 2 * pause), found
+            for _ in range(pauses):
+                tick()
+                time.sleep(TICK_S)
+            pauses, last = min(10, 2 * pauses), found
 
     def _candidates(self) -> tuple[ServerSnapshot, ...]:
         try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from docmind_backup.copying import BUFFER, Copier
 from docmind_backup.core.model import Event, OnEvent
 from docmind_backup.errors import Stopped
+from docmind_backup.starting import start_whole
 
 MOST = 4
 """Threads at most, and one more than there are cores: while one waits for the disk, the others hash."""
@@ -56,20 +56,22 @@ class Teller:
             self._on_failure(error)
 
 
-@contextmanager
-def beside(work: Callable[[], None], teller: Teller, name: str = "files") -> Iterator[None]:
-    """`work` goes on in a thread of its own until the block is done too; what fails in one ends the other."""
+def side_by_side(here: Callable[[], None], there: Callable[[], None], teller: Teller, name: str = "files") -> None:
+    """Do `here` while `there` goes on in a thread of its own; what fails in one ends the other.
+
+    No context manager: on its way in or out a signal would find nobody to wait for the thread.
+    """
 
     def run() -> None:
         try:
-            work()
+            there()
         except BaseException as error:
             teller.failed(error)
 
     thread = threading.Thread(target=run, name=name)
     try:
-        thread.start()
-        yield
+        start_whole(thread)
+        here()
         thread.join()
     except BaseException as error:
         teller.failed(error)
@@ -151,7 +153,7 @@ class Crew:
         for _ in range(self._size):
             thread = threading.Thread(target=self._work, name="crew", daemon=True)
             try:
-                thread.start()
+                start_whole(thread)
             except RuntimeError:
                 return
             self._threads.append(thread)

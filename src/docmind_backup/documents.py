@@ -340,12 +340,12 @@ def restore_plan(plan: RestorePlan) -> Json:
     }
 
 
-def planned_restore(planned: PlannedRestore, record_sha256: str) -> Json:
+def planned_restore(planned: PlannedRestore) -> Json:
     """A plan as a file: with what it was made of, so that carrying it out can tell what changed."""
     selection = planned.wanted.document()
     return {
         **restore_plan(planned.plan),
-        "record_sha256": record_sha256,
+        "record_sha256": planned.opened.digest,
         "selection": {**selection, "to": fmt.printable(selection["to"])},
         "target": {fmt.printable(path): found for path, found in planned.plan.target.items()},
         "env": [{"key": key, "verdict": verdict} for key, verdict in planned.env],

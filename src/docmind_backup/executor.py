@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from threading import Lock
 from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
 from docmind_backup.catalog import Catalog, name_of, remove
-from docmind_backup.collection import capture_collection, embedded_record
+from docmind_backup.collection import Room, capture_collection, embedded_record
 from docmind_backup.consistency import together
 from docmind_backup.copying import BUFFER
 from docmind_backup.core.model import (
@@ -39,7 +39,7 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.core.sharing import Held
-from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.crew import Crew, Teller, side_by_side
 from docmind_backup.errors import BackupError, Interrupted, NoSpace, QdrantError, Stopped
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
@@ -131,16 +131,38 @@ def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:
 
 # -- capture -------------------------------------------------------------------------------------
 
+TURN_S = 0.2
+"""How often who waits for its turn looks whether the run is ending."""
 ROOM_EVERY = 64 * 1024 * 1024
 """Bytes after which the space is looked at again: how much has to be copied is known only by copying."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Turn:
     """A thread's own way to the server, and its leave to have a snapshot made there."""
 
-    server: CollectionServer
-    held: ExitStack
+    def __init__(self, server: CollectionServer, making: Lock, teller: Teller) -> None:
+        self.server = server
+        self._making = making
+        self._teller = teller
+        self._held = False
+
+    def take(self) -> None:
+        """Returns when it is ours; Stopped when the run ends. What a signal may leave locked is not waited for."""
+        if self._held:
+            return
+        while not self._making.acquire(timeout=TURN_S):
+            self._check()
+        self._held = True
+        self._check()
+
+    def give(self) -> None:
+        if self._held:
+            self._held = False
+            self._making.release()
+
+    def _check(self) -> None:
+        if self._teller.failure:
+            raise Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +179,7 @@ class _Capture:
     """One for each thread that brings collections."""
     making: Lock = field(default_factory=Lock)
     """Held by who has the server make a snapshot."""
+    room: Room = field(default_factory=Room)
 
     def all(self) -> list[StepResult]:
         plan, run = self.plan, self.run
@@ -205,8 +228,8 @@ class _Capture:
         spools.mkdir(mode=0o700)
         results = [StepResult(step, spools / str(i)) for i, step in enumerate(self.plan.steps)]
         files = [result for result in results if isinstance(result.step, FileStep)]
-        with beside(lambda: self._steps(files), self.teller):
-            self._collections([result for result in results if isinstance(result.step, CollectionStep)])
+        collections = [result for result in results if isinstance(result.step, CollectionStep)]
+        side_by_side(lambda: self._collections(collections), lambda: self._steps(files), self.teller)
         return results
 
     def _collections(self, results: Iterable[StepResult]) -> None:
@@ -214,24 +237,32 @@ class _Capture:
         left: SimpleQueue[StepResult] = SimpleQueue()
         for result in results:
             left.put(result)
-        with ExitStack() as others:
-            for server in self.servers[1:]:
-                others.enter_context(beside(partial(self._bring, left, server), self.teller, "collections"))
-            for server in self.servers[:1]:
-                self._bring(left, server)
+        self._bring_all(left, self.servers)
+
+    def _bring_all(self, left: SimpleQueue[StepResult], servers: Sequence[CollectionServer]) -> None:
+        """In a thread for each of the servers; this one is the first."""
+        if len(servers) > 1:
+            here = partial(self._bring_all, left, servers[:-1])
+            side_by_side(here, partial(self._bring, left, servers[-1]), self.teller, "collections")
+        elif servers:
+            self._bring(left, servers[0])
 
     def _bring(self, left: SimpleQueue[StepResult], server: CollectionServer) -> None:
         """One after the other, as long as there are any. Whose turn it is takes the next and has its snapshot made."""
-        while True:
-            with ExitStack() as turn:
-                turn.enter_context(self.making)
-                if self.teller.failure:
-                    raise Stopped
-                try:
-                    result = left.get_nowait()
-                except Empty:
-                    return
-                self._step(result, _Turn(server, turn))
+        turn = _Turn(server, self.making, self.teller)
+        try:
+            while True:
+                turn.take()
+                result = left.get_nowait()
+                self._step(result, turn)
+                turn.give()
+        except Empty:
+            return
+        except BaseException as error:
+            self.teller.failed(error)  # before it is somebody else's turn, who would begin something
+            raise
+        finally:
+            turn.give()
 
     def _steps(self, results: Iterable[StepResult]) -> None:
         for result in results:
@@ -300,7 +331,7 @@ class _Capture:
 
         def tell(event: Event) -> None:
             if isinstance(event, DownloadStarted):
-                turn.held.close()  # while this one is fetched, the next one may be made
+                turn.give()  # while this one is fetched, the next one may be made
             self.teller(event)
 
         taken = capture_collection(
@@ -314,6 +345,8 @@ class _Capture:
             notes=result.notes,
             sharing=self.sharing,
             late_wait_s=run.late_wait_s,
+            turn=turn.take,
+            room=self.room,
         )
         if isinstance(taken, Omission):
             if self.plan.qdrant_required:

@@ -15,6 +15,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
 from docmind_backup.core.selection import destination, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
+from docmind_backup.opening import Opened, entries
 from docmind_backup.restoring import target_errors
 
 
@@ -34,14 +35,19 @@ class Picked:
         return 3 if self.damaged else 0
 
 
-def pick(backup: Backup, names: Sequence[str], to: Path, *, skip_damaged: bool, dry_run: bool = False) -> Picked:
+def pick(opened: Opened, names: Sequence[str], to: Path, *, skip_damaged: bool, dry_run: bool = False) -> Picked:
     """Copy files and folders of the backup, by their path in it, below `to`: hashed, with mode and time, flushed.
 
     Raises UsageError when one is not there or something lies in the way, DamageFound; then nothing was written.
     """
+    backup = opened.backup
     wanted = wanted_files(backup.record, names)
     with reading(backup.directory), target_errors(to):
-        found = [(entry, to / goes) for entry in _entries(backup) if (goes := destination(entry.path, wanted))]
+        found = [
+            (entry, to / goes)
+            for entry in entries(opened) or _entries(backup)
+            if (goes := destination(entry.path, wanted))
+        ]
         _refuse_missing(backup, names, [str(path.relative_to(to)) for _, path in found])
         for entry, path in found:
             if os.path.lexists(path) and not (isinstance(entry, DirEntry) and path.is_dir()):
@@ -84,8 +90,13 @@ def _damaged(backup: Backup, found: Sequence[tuple[Entry, Path]]) -> tuple[str, 
     return tuple(
         fmt.printable(entry.path)
         for entry, _ in found
-        if isinstance(entry, FileEntry) and _digest(backup.directory / entry.path, copier) != entry.sha256
+        if isinstance(entry, FileEntry) and not _is_sound(entry, _digest(backup.directory / entry.path, copier))
     )
+
+
+def _is_sound(entry: FileEntry, digest: str) -> bool:
+    """Where nobody wrote down a sum, it is enough that it can be read."""
+    return digest == entry.sha256 if entry.sha256 else bool(digest)
 
 
 def _digest(path: Path, copier: Copier) -> str:
@@ -136,7 +147,7 @@ def _put(backup: Backup, entry: Entry, path: Path, copier: Copier) -> None:
                 copied = copier.copy(None, backup.directory / entry.path, None, path)
             except SourceError as miss:
                 raise DamageFound(f"{fmt.printable(entry.path)}: {miss.detail}", hint="verify the backup") from miss
-            if copied.sha256 != entry.sha256:
+            if entry.sha256 and copied.sha256 != entry.sha256:
                 path.unlink()
                 raise DamageFound(f"{fmt.printable(entry.path)} changed while it was read", hint="verify the backup")
             path.chmod(entry.mode)

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 
 from docmind_backup.core.server import Downloaded
 from docmind_backup.direct import DIRECT_FROM, NEW_FLAGS, aligned_buffer, put, set_direct
+from docmind_backup.starting import start_whole
 
 BLOCK = 2 * 1024 * 1024
 BLOCKS = 4
@@ -109,7 +110,7 @@ class _Line:
     def _start(self, name: str, *line: object) -> None:
         thread = threading.Thread(target=self._work, name=name, args=line, daemon=True)
         self._threads.append(thread)  # first: a signal while it starts has to find it
-        thread.start()
+        start_whole(thread)
 
     def _stop(self) -> None:
         self._stopped = True

@@ -35,12 +35,13 @@ BULK = (Part.UPLOADS, Part.ARTIFACTS, Part.LOGS)
 TEXT_LIMIT = 64 * 1024 * 1024
 
 
-def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) -> tuple[Damage, ...]:
+def check_files(journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) -> tuple[Damage, ...]:
     """What of `pieces` does not lie in its place as the inventory has it.
 
     Contents of uploads, artifacts and logs were hashed on their way; they are read again unless that was not wanted.
     """
     chosen = tuple(pieces)
+    inventory = Path(journal.listed_in)
     teller = Teller(on_event)
     teller(RunStarted(sum(piece.bytes for piece in chosen), 0, 0))
     left_out = frozenset(journal.left_out)
@@ -49,7 +50,7 @@ def check_files(directory: Path, journal: Journal, pieces: Iterable[Piece], on_e
             return tuple(
                 damage
                 for piece in chosen
-                for damage in _check(directory, piece, left_out, _limit(piece, journal), crew, teller)
+                for damage in _check(inventory, piece, left_out, _limit(piece, journal), crew, teller)
             )
     except Stopped:
         assert teller.failure
@@ -62,7 +63,7 @@ def _limit(piece: Piece, journal: Journal) -> float:
 
 
 def _check(
-    directory: Path, piece: Piece, left_out: frozenset[str], limit: float, crew: Crew, teller: Teller
+    inventory: Path, piece: Piece, left_out: frozenset[str], limit: float, crew: Crew, teller: Teller
 ) -> list[Damage]:
     found: list[Damage] = []
     window = crew.window(lambda count: teller(Advanced(count)))
@@ -75,7 +76,7 @@ def _check(
         window.give(look, lambda result: found.extend(result()), read, len(run), light=read <= LIGHT)
 
     try:
-        for run in _runs(directory, piece, left_out):
+        for run in _runs(inventory, piece, left_out):
             send(run)
         window.finish()
     finally:
@@ -83,10 +84,10 @@ def _check(
     return found
 
 
-def _runs(directory: Path, piece: Piece, left_out: frozenset[str]) -> Iterator[list[tuple[str, Entry]]]:
+def _runs(inventory: Path, piece: Piece, left_out: frozenset[str]) -> Iterator[list[tuple[str, Entry]]]:
     run: list[tuple[str, Entry]] = []
     size = 0
-    for rest, entry in entries(directory, piece):
+    for rest, entry in entries(inventory, piece):
         if entry.path in left_out:
             continue
         run.append((f"{piece.live}{rest}", entry))
@@ -144,7 +145,7 @@ def _hash(path: str, copier: Copier) -> tuple[str, int]:
 # -- what belongs together -----------------------------------------------------------------------------
 
 
-def check_meaning(record: Record, pieces: Iterable[Piece], directory: Path) -> Iterator[Checked]:
+def check_meaning(record: Record, pieces: Iterable[Piece], inventory: Path) -> Iterator[Checked]:
     """Databases open and are sound; index snapshot, deployment id and uploads are of one moment."""
     chosen = tuple(pieces)
     by_name = {piece.stored: piece for piece in chosen}
@@ -156,7 +157,7 @@ def check_meaning(record: Record, pieces: Iterable[Piece], directory: Path) -> I
         active = next((str(s["name"]) for s in record.index_snapshots if s["active"]), "")
         yield from _text_is(Path(storage.live, "CURRENT"), active, "data/storage/CURRENT")
         if active and (uploads := by_name.get("data/uploads")):
-            yield from _corpus(Path(storage.live, active, "manifest.meta.json"), uploads, directory)
+            yield from _corpus(Path(storage.live, active, "manifest.meta.json"), uploads, inventory)
     if identity := by_name.get("data/.deployment-id"):
         yield from _text_is(Path(identity.live), record.scope.deployment_id, "data/.deployment-id")
 
@@ -182,14 +183,14 @@ def _text_is(path: Path, expected: str, what: str) -> Iterator[Checked]:
         yield Checked(what, found, found == expected)
 
 
-def _corpus(meta: Path, uploads: Piece, directory: Path) -> Iterator[Checked]:
+def _corpus(meta: Path, uploads: Piece, inventory: Path) -> Iterator[Checked]:
     """DocMind makes the same comparison; where it differs now, it differed in the backup."""
     try:
         snapshot = docmind.index_snapshot(meta.parent.name, meta.read_bytes())
     except OSError:
         return
     expected = snapshot.corpus_hash if snapshot.schema_version.startswith("2") else ""
-    files = [(rest[1:], e.sha256) for rest, e in entries(directory, uploads) if isinstance(e, FileEntry)]
+    files = [(rest[1:], e.sha256) for rest, e in entries(inventory, uploads) if isinstance(e, FileEntry)]
     if expected:
         same = docmind.corpus_hash(files) == expected
         words = "as the active index snapshot knows them" if same else "not all indexed when the backup was made"

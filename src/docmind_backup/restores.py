@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from docmind_backup import deep, durable, scripting
 from docmind_backup.belonging import check_belonging
 from docmind_backup.catalog import read_limited, reading
 from docmind_backup.core import format as fmt
+from docmind_backup.core import restorable
+from docmind_backup.core.foreign import Foreign, Maker
 from docmind_backup.core.journal import Checked, Journal, Notes, Phase, Piece
 from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, Seen, Source, SourceRecord, ignore
 from docmind_backup.core.planner import folder_name
 from docmind_backup.core.proof import Proof, unknown_to_engine
-from docmind_backup.core.restore import Action, Place, RestorePlan, Target, plan_restore
+from docmind_backup.core.restore import NO_PLACE, Action, Place, RestorePlan, Target, placed, plan_restore
 from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, read_selection
 from docmind_backup.errors import (
     BackupError,
@@ -31,8 +34,9 @@ from docmind_backup.errors import (
 )
 from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
 from docmind_backup.looking import show
+from docmind_backup.opening import RECORD_COPY, Opened, Papers, open_backup, put_nothing, ready
 from docmind_backup.operations import Job, target_of
-from docmind_backup.restoring import RECORD_COPY, Restoration, Returnings, no_collections, target_errors
+from docmind_backup.restoring import Restoration, Returnings, no_collections, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
 from docmind_backup.scratch import NoScratch
 from docmind_backup.scripting import Script
@@ -44,7 +48,7 @@ __all__ = ["PlannedRestore", "Restored", "accept", "plan", "restore", "resume", 
 class PlannedRestore:
     """What would be done, and with what."""
 
-    backup: Backup
+    opened: Opened
     """Its record narrowed to what is wanted."""
     wanted: Selection
     plan: RestorePlan
@@ -52,6 +56,15 @@ class PlannedRestore:
     """As it was seen."""
     env: tuple[tuple[str, Verdict], ...] = ()
     """How the two `.env` files compare, where it is not written."""
+
+    @property
+    def backup(self) -> Backup:
+        return self.opened.backup
+
+    @property
+    def damaged(self) -> bool:
+        """As far as it shows, and unless that is accepted."""
+        return self.backup.damaged or bool(self.opened.wrong and not self.wanted.skip_damaged)
 
     def document(self) -> dict[str, Any]:
         """What a plan in a file has to say, and has to find again."""
@@ -81,17 +94,37 @@ class Restored:
 def plan(job: Job, text: str, wanted: Selection | None = None, *, fingerprints: bool = False) -> PlannedRestore:
     """What a restore of the backup to this environment would do; nothing is touched."""
     wanted = wanted or Selection()
-    backup = show(job.look, text)
-    backup = replace(backup, record=narrow(backup.record, wanted))
+    opened = open_backup(job.look, text)
+    opened = opened.narrowed(narrow(opened.backup.record, wanted))
+    backup = opened.backup
     if wanted.skip_damaged:
         backup = replace(backup, seal=None)
     target = target_of(job, backup, fingerprints=fingerprints)
+    if opened.foreign and opened.foreign.maker is Maker.AI_MEMORY:
+        target = replace(target, places=(), layout=backup.record.layout)  # its logs are not DocMind's
     if wanted.to:
         target = _beside(target, backup.record, Path(wanted.to), fingerprints=fingerprints)
     write_env = wanted.wants_env and (wanted.force or not _env_is_there(target))
     decided = plan_restore(backup, target, write_env=write_env)
+    if opened.foreign:
+        decided = _doubted(decided, opened, opened.foreign, skip_damaged=wanted.skip_damaged)
     env = () if write_env else tuple(_env(backup, target))
-    return PlannedRestore(backup, wanted, decided, target, env)
+    return PlannedRestore(replace(opened, backup=backup), wanted, decided, target, env)
+
+
+def _doubted(decided: RestorePlan, opened: Opened, foreign: Foreign, *, skip_damaged: bool) -> RestorePlan:
+    """With what another tool's backup cannot prove, and what is wrong with it."""
+    record, wrong = opened.backup.record, opened.wrong
+    blockers, warnings = (() if skip_damaged else wrong), (wrong if skip_damaged else ())
+    if not any(step.action in (Action.COPY, Action.UPLOAD, Action.MERGE) for step in decided.steps):
+        blockers = (*blockers, "nothing of it has a place in a DocMind environment; `--to DIR` takes it out")
+    checks = (check for check in decided.checks if check.what != "files")
+    return replace(
+        decided,
+        blockers=(*decided.blockers, *blockers),
+        warnings=(*decided.warnings, *warnings, *restorable.caveats(foreign, record)),
+        checks=(restorable.files_check(foreign, record), *checks),
+    )
 
 
 def _env_is_there(target: Target) -> bool:
@@ -123,7 +156,7 @@ def _beside(target: Target, record: Record, to: Path, *, fingerprints: bool) -> 
 
 def _below_project(source: SourceRecord, record: Record) -> PurePosixPath:
     origin = PurePosixPath(os.path.normpath(source.origin))
-    inside = origin.is_relative_to(record.project) and str(origin) != record.project
+    inside = source.origin and origin.is_relative_to(record.project) and str(origin) != record.project
     return origin.relative_to(record.project) if inside else PurePosixPath(source.stored)
 
 
@@ -133,6 +166,11 @@ def _unseen(source: SourceRecord, path: Path) -> Seen:
 
 def script(planned: PlannedRestore) -> Script:
     """The plan as a shell script for a machine without this tool. Taking its lines raises DamageFound."""
+    if planned.opened.foreign:
+        raise UsageError(
+            f"a script is made from an inventory, and {planned.backup.directory} has none",
+            hint=f"docmind-backup restore {planned.backup.directory}",
+        )
     return scripting.made(planned.backup, planned.target, planned.plan)
 
 
@@ -179,7 +217,7 @@ def refuse_blocked(planned: PlannedRestore) -> None:
     if not decided.blockers:
         return
     text = f"this cannot be restored: {'; '.join(decided.blockers)}"
-    if planned.backup.damaged:
+    if planned.damaged:
         raise DamageFound(text, hint="restore another one, or give --skip-damaged to leave damaged files out")
     if any(space.needed > space.free for space in decided.space):
         raise NoSpace(text, hint="free some space: what is there now is kept beside what comes")
@@ -198,10 +236,12 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
     folder = RestoreFolder(home)
     with _ours(job, folder, planned.backup.directory):
         refuse_unfinished(home)
-        restoration = Restoration(folder, journal, _collections(job, planned.backup, on_event), on_event)
-        checks = restoration.run(planned.backup.record)
+        backup, papers = ready(planned.opened, on_event)
+        journal = journal.listing(backup.record.sources)
+        restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)
+        checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, planned.backup.record, on_event))
+    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, planned))
     return Restored(restoration.journal, checks, planned, restoration.left_behind())
 
 
@@ -210,6 +250,24 @@ def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ..
     if record.qdrant is None or record.qdrant.embedded or job.server is None or isinstance(job.server, QdrantError):
         return ()
     return check_belonging(record, job.environment, job.server, on_event)
+
+
+def _of_another_tool(job: Job, planned: PlannedRestore) -> Iterator[Checked]:
+    """What was left out, and how many points came where nobody had counted them."""
+    if planned.opened.foreign is None:
+        return
+    for words in planned.opened.wrong:
+        what, _, why = words.partition(": ")
+        yield Checked(what, f"{why} in the backup", right=False)
+    for source, place in placed(planned.backup.record, planned.target):
+        if place is None:
+            yield Checked(source.stored, NO_PLACE, right=False)
+    qdrant, server = planned.backup.record.qdrant, job.server
+    if qdrant is None or server is None or isinstance(server, QdrantError):
+        return
+    for taken in qdrant.collections:
+        if taken.points_min != taken.points_max:
+            yield Checked(f"points in {taken.name}", f"{server.describe(taken.name).points:,}; nobody had counted them")
 
 
 def _home(job: Job, wanted: Selection) -> Path:
@@ -288,7 +346,7 @@ def _proved(snapshot: Path) -> Proof | None:
 
 def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
     now, record = job.clock(), planned.backup.record
-    run = _free_name(home, f"rollback-{now:%Y%m%dT%H%M%SZ}-{record.id}")
+    run = _free_name(home, f"rollback-{now:%Y%m%dT%H%M%SZ}-{_plain(record.id)}")
     sources = {source.stored: source for source in record.sources}
     pieces = tuple(
         _piece(sources[step.what], Path(step.target), home, run)
@@ -308,7 +366,13 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         skip_damaged=planned.wanted.skip_damaged,
         read_back=planned.wanted.read_back,
         aside=bool(planned.wanted.to),
+        inventory=str(home / FOLDER / run / fmt.INVENTORY) if planned.opened.foreign else "",
     )
+
+
+def _plain(name: str) -> str:
+    """What another tool called its folder, as a part of the run's name."""
+    return re.sub(r"[^0-9a-z_]+", "_", name.lower())[:64] or "_"
 
 
 def _free_name(home: Path, name: str) -> str:
@@ -403,6 +467,10 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
     backup = _backup_of(job, journal)
     with _ours(job, folder, backup.directory if backup else folder.home):
         journal = folder.unfinished() or journal
+        papers = _papers(backup, journal)
+        if backup is None and journal.phase is Phase.STAGING and os.path.isdir(journal.directory):
+            backup, papers = ready(_opened_again(job, journal), on_event)
+            journal = journal.listing(backup.record.sources)
         collections = _collections(job, backup, on_event) if backup else no_collections
         restoration = Restoration(folder, journal, collections, on_event)
         match journal.phase:
@@ -415,15 +483,33 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
             case _:
                 if backup is None or not os.path.isdir(backup.directory):
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
-                checks = restoration.run(backup.record)
+                checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
     checks = (*checks, *_belonging(job, backup.record, on_event))
     return Restored(restoration.journal, checks, left=restoration.left_behind())
 
 
+def _papers(backup: Backup | None, journal: Journal) -> Papers:
+    """Another tool's backup was described in the run's folder before anything of it was copied."""
+    if backup is None or journal.inventory:
+        return put_nothing
+    return ready(Opened(backup), ignore)[1]
+
+
+def _opened_again(job: Job, journal: Journal) -> Opened:
+    """Another tool's, when the run was killed before it had described it."""
+    opened = open_backup(job.look, journal.directory)
+    return opened.narrowed(_coming_back(opened.backup.record, journal))
+
+
 def _backup_of(job: Job, journal: Journal) -> Backup | None:
-    """With only what is coming back, from the copy of its record if it is gone; None when nothing was begun yet."""
+    """With only what is coming back, from the copy of its record if it is gone; None when nothing was begun yet.
+
+    Another tool's: always from the copy, which says more than it does itself.
+    """
     try:
+        if journal.inventory:
+            raise NoSuchBackup(journal.directory)
         backup = show(job.look, journal.directory)
     except BackupError:
         try:
@@ -431,13 +517,18 @@ def _backup_of(job: Job, journal: Journal) -> Backup | None:
         except (OSError, ValueError, BackupError):
             return None
         backup = Backup(Path(journal.directory), record)
+    return replace(backup, record=_coming_back(backup.record, journal))
+
+
+def _coming_back(record: Record, journal: Journal) -> Record:
+    """Only what this restore brings."""
     stored = {piece.stored for piece in journal.pieces}
-    record, qdrant = backup.record, backup.record.qdrant
+    qdrant = record.qdrant
     if qdrant and not qdrant.embedded:
         chosen = tuple(taken for taken in qdrant.collections if taken.name in journal.collections)
         qdrant = replace(qdrant, collections=chosen) if chosen else None
     sources = tuple(source for source in record.sources if source.stored in stored)
-    return replace(backup, record=replace(record, sources=sources, qdrant=qdrant))
+    return replace(record, sources=sources, qdrant=qdrant)
 
 
 def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> Restored:
@@ -483,8 +574,3 @@ def accept(job: Job) -> tuple[Restored, ...]:
 
 def _folder(job: Job, to: Path | None) -> RestoreFolder:
     return RestoreFolder(to or Path(os.path.realpath(job.environment.data_dir)))
-
-
-def record_digest(backup: Backup) -> str:
-    """Of the record as it lies there: a plan in a file is of this one."""
-    return fmt.record_digest(read_limited(backup.directory / fmt.RECORD))

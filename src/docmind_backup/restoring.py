@@ -31,13 +31,12 @@ from docmind_backup.core.restore import SIDECARS
 from docmind_backup.errors import BackupError, DamageFound, NoSpace
 from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
+from docmind_backup.opening import Papers
 from docmind_backup.restored import check_files, check_meaning
 
 Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
 """Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
 discarded."""
-RECORD_COPY = "record.json"
-"""In a run's folder: the backup's record, for a way back when the backup is out of reach."""
 NAMED = 5
 """Damaged files that are named at most."""
 
@@ -61,17 +60,18 @@ class Restoration:
 
     # -- forwards
 
-    def run(self, record: Record) -> tuple[Checked, ...]:
+    def run(self, record: Record, papers: Papers) -> tuple[Checked, ...]:
         """Finish it, and say what was checked; whatever is raised, what was there is there again.
 
-        Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back.
+        Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back;
+        `papers` puts what has to be known of it into the run's folder.
         """
         if self.journal.phase is Phase.SWAPPING:
             refuse_used(self._used())
         try:
             with target_errors(self.folder.home):
                 if self.journal.phase is Phase.STAGING:
-                    self._stage()
+                    self._stage(papers)
                 with application_kept_out(self._lockable()):
                     refuse_used(self._used())
                     self._swap()
@@ -89,7 +89,7 @@ class Restoration:
         self.journal = journal
         self.folder.write(journal)
 
-    def _stage(self) -> None:
+    def _stage(self, papers: Papers) -> None:
         """Everything is beside its place, verified and on the disk, when this returns."""
         journal = self.journal
         self.write(journal)
@@ -98,13 +98,12 @@ class Restoration:
         for path in journal.folders:
             Path(path).mkdir(mode=0o700, exist_ok=True)
             _remove_tree(Path(path, "new"))
-        record = (Path(journal.directory) / fmt.RECORD).read_bytes()
-        durable.replace(self.folder.path / journal.run / RECORD_COPY, record)
+        papers(self.folder.path / journal.run)
         with ExitStack() as stack:
             flushers = [(durable.Flusher(folder), folder) for folder in map(Path, journal.folders)]
             for flusher, _ in flushers:
                 stack.callback(flusher.close)
-            brought = bring(Path(journal.directory), journal.pieces, self._on_event)
+            brought = bring(Path(journal.directory), Path(journal.listed_in), journal.pieces, self._on_event)
             self._refuse_damage([damage for one in brought for damage in one.damaged])
             for flusher, folder in flushers:
                 flusher.flush(folder)
@@ -133,10 +132,10 @@ class Restoration:
         _rename_all(step for swap in swaps if (step := ahead(swap, os.path.lexists)))
 
     def _check(self, record: Record) -> tuple[Checked, ...]:
-        journal, directory = self.journal, Path(self.journal.directory)
+        journal = self.journal
         come = {swap.live for swap in journal.swaps if swap.comes}
         pieces = [piece for piece in journal.pieces if piece.live in come]
-        wrong = check_files(directory, journal, pieces, self._on_event)
+        wrong = check_files(journal, pieces, self._on_event)
         if wrong:
             raise BackupError(
                 f"what was restored is not right where it lies: {'; '.join(map(str, wrong[:NAMED]))}",
@@ -146,7 +145,7 @@ class Restoration:
         how = "each read again: sha256, mode and time" if journal.read_back else "mode and time; hashed when copied"
         read = (Checked("files", f"{files:,} as in the backup ({how})"),) if pieces else ()
         asked = (check for one in self._returning for check in one.check())
-        return (*read, *check_meaning(record, pieces, directory), *asked)
+        return (*read, *check_meaning(record, pieces, Path(journal.listed_in)), *asked)
 
     def _end(self) -> None:
         journal = replace(self.journal, phase=Phase.DONE)

@@ -220,7 +220,7 @@ class CollectionReturn:
         uploads.check_free(server, course.trial)
         if course.way is not Way.EXACT:
             course = self._probe(course)
-        if course.way is Way.NEW:
+        if course.way is Way.NEW and course.counted:
             return course
         course = self._note(course, tried=True)
         found = self._upload(course, course.trial)

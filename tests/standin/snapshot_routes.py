@@ -43,10 +43,11 @@ def create(call: Call) -> Outcome:
 
 def _create(call: Call, name: str) -> dict[str, Any]:
     with call.state.lock:
-        snapshot = call.state.create_snapshot(name)
+        now = call.state.now()
+        snapshot = call.state.create_snapshot(name, at=now)
         description = _description(call.faults, snapshot, call.state.snapshot(name, snapshot))
         if call.faults.spend("replace_after_create"):
-            call.state.create_snapshot(name, by_another=True)
+            call.state.create_snapshot(name, by_another=True, at=now)
         return description
 
 

@@ -170,14 +170,14 @@ class State:
     def folder(self, name: str) -> dict[str, SnapshotFile]:
         return self.files.setdefault(name, {})
 
-    def create_snapshot(self, name: str, *, by_another: bool = False) -> str:
-        """Its name. `by_another`: the same points in a file with another checksum."""
+    def create_snapshot(self, name: str, *, by_another: bool = False, at: datetime | None = None) -> str:
+        """Its name, which holds the second it begins in (`at`: or that). `by_another`: with another checksum."""
+        now = at or self.now()
         collection = self.find(name)
         content = collection.content()
         data = None if by_another else collection.genuine
         if data is None:
             data = engine.build(content, peer_id=self.peer_id, mtime=int(by_another))
-        now = self.now()
         snapshot = f"{collection.name}-{self.peer_id}-{now:%Y-%m-%d-%H-%M-%S}.snapshot"
         self.folder(collection.name)[snapshot] = SnapshotFile(data, engine.sha256(data), now)
         return snapshot

@@ -363,12 +363,20 @@ def _state(name: str, role: str, points: int, documents: Mapping[str, Any]) -> C
         points=points,
         vectors=_mapping(params.get("vectors")),
         sparse_vectors=_mapping(params.get("sparse_vectors")),
-        payload_schema=_mapping(_mapping(documents.get("payload_index.json")).get("schema")),
+        payload_schema=_indexes(_mapping(_mapping(documents.get("payload_index.json")).get("schema"))),
         metadata=_mapping(config.get("metadata")),
         shards=shards if isinstance(shards, int) else 1,
         sharding=str(params.get("sharding_method") or "auto"),
         config=config,
     )
+
+
+def _indexes(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As a server describes what a snapshot has as `"keyword"`, or as `{"type": "keyword", ...}` with its options."""
+    return {
+        name: {"data_type": kind["type"], "params": kind} if "type" in _mapping(kind) else {"data_type": kind}
+        for name, kind in schema.items()
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

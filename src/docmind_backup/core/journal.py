@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from docmind_backup.core.format import contained
-from docmind_backup.core.model import Kind, Part
+from docmind_backup.core.format import INVENTORY, contained
+from docmind_backup.core.model import Kind, Part, SourceRecord
 
 FORMAT = 1
 RUN = re.compile(r"\Arollback-\d{8}T\d{6}Z-[0-9a-z_]+(?:-\d+)?\Z")
@@ -205,6 +205,18 @@ class Journal:
     """Names of the server's collections that come back too."""
     notes: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
     """Each collection's own."""
+    inventory: str = ""
+    """Of another tool's backup: made by this run, in its folder. Empty: the backup's own."""
+
+    @property
+    def listed_in(self) -> str:
+        """The inventory that the pieces' `lines` are of."""
+        return self.inventory or f"{self.directory}/{INVENTORY}"
+
+    def listing(self, sources: Iterable[SourceRecord]) -> Journal:
+        """With each piece's lines where the inventory has them."""
+        lines = {source.stored: source.lines for source in sources}
+        return replace(self, pieces=tuple(replace(piece, lines=lines[piece.stored]) for piece in self.pieces))
 
     @property
     def keeps_anything(self) -> bool:
@@ -252,6 +264,8 @@ def _checked(journal: Journal) -> Journal:
     names = (journal.run, f".{journal.run}")
     if not RUN.match(journal.run) or any(folder.rpartition("/")[2] not in names for folder in journal.folders):
         raise ValueError("it names a folder that is not a run's")
+    if journal.inventory not in ("", *(f"{folder}/{INVENTORY}" for folder in journal.folders)):
+        raise ValueError("its inventory is not in a folder of its own")
     for swap in journal.swaps:
         for path in (swap.staged, swap.kept):
             if not any(path.startswith(f"{folder}/") for folder in journal.folders) or "/../" in path:

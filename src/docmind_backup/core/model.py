@@ -334,6 +334,10 @@ class SourceRecord:
     """Where its entries stand in inventory.jsonl: offset and length in bytes."""
 
 
+UNCOUNTED = 2**63 - 1
+"""As the most points of a collection: nobody counted them."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionRecord:
     """One collection as it was captured."""

@@ -13,6 +13,7 @@ from docmind_backup.core.environment import Environment
 from docmind_backup.core.fitness import SECRETS, key_warnings, keys, shard_problem, version_problem, version_warning
 from docmind_backup.core.model import (
     IN_FLIGHT,
+    UNCOUNTED,
     Backup,
     CollectionRecord,
     CollectionState,
@@ -31,6 +32,10 @@ SIDECARS: Mapping[Kind, tuple[str, ...]] = {
     Kind.DUCKDB: (".wal", ".wal.checkpoint", ".wal.recovery"),
 }
 """What must leave together with a database: an old one beside a new main file is replayed into it."""
+
+
+NO_PLACE = "not restored: a DocMind environment has no place for it; `--to DIR` takes it out"
+"""Of what another tool kept."""
 
 
 class Action(StrEnum):
@@ -243,6 +248,8 @@ def in_flight_folder(record: Record, origin: str) -> str:
 
 def _copies(pairs: Iterable[_Pair], record: Record, *, write_env: bool) -> Iterator[RestoreStep]:
     for source, place in pairs:
+        if place is None and not source.origin:
+            continue  # nobody knows where it was, and here is no place for it
         where = str(place.seen.source.path) if place else source.origin
         if source.stored in IN_FLIGHT:
             where = in_flight_folder(record, where)
@@ -332,7 +339,7 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
     if target.error:
         yield f"Qdrant at {target.url}: {target.error}"
         return
-    yield from server_blockers(target, made_with=qdrant.version)
+    yield from server_blockers(target, made_with=qdrant.version or target.version)
     for taken in qdrant.collections:
         yield from collection_blockers(taken, target.names)
 
@@ -358,8 +365,10 @@ def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterato
     for omission in record.omissions:
         yield f"the backup lacks {omission.part}: {omission.source} ({omission.reason})"
     for source, place in pairs:
-        if place is None:
+        if place is None and source.origin:
             yield f"{source.stored}: the target's settings have no place for it; it would go to {source.origin}"
+        elif place is None:
+            yield f"{source.stored}: {NO_PLACE}"
     if record.layout is not target.layout:
         yield f"the backup is of a {record.layout} environment, the target is {target.layout}"
     if target.qdrant and record.qdrant:
@@ -401,6 +410,9 @@ def _checks(backup: Backup, target: Target) -> Iterator[Check]:
 def _points(taken: CollectionRecord) -> Check:
     if taken.points_min == taken.points_max:
         return Check(f"points in {taken.name}", f"{taken.points_min:,}")
+    if taken.points_max == UNCOUNTED:
+        least = f"{taken.points_min:,} or more" if taken.points_min else "any number"
+        return Check(f"points in {taken.name}", least, "nobody counted them when they were saved")
     return Check(
         f"points in {taken.name}",
         f"{taken.points_min:,} to {taken.points_max:,}",

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from docmind_backup.core.journal import Checked
-from docmind_backup.core.model import CollectionRecord, CollectionState
+from docmind_backup.core.model import UNCOUNTED, CollectionRecord, CollectionState
 from docmind_backup.core.qdrant_rest import EMPTY
 from docmind_backup.core.restore import TargetQdrant, collection_blockers, server_blockers
 
@@ -80,6 +80,11 @@ class Course:
     """The target may be the saved one again: nothing had that name when this was written."""
     clearing: int | None = None
     """The target was found to be ours and is being removed: the points it had."""
+
+    @property
+    def counted(self) -> bool:
+        """Somebody counted what it holds: without that nobody could tell ours from another collection."""
+        return self.points[1] != UNCOUNTED
 
     @property
     def file(self) -> str:
@@ -184,7 +189,8 @@ def _differences(expected: Expected, found: CollectionState) -> Iterator[str]:
         yield "it is not there"
         return
     if not low <= found.points <= high:
-        yield f"{found.points:,} points instead of {low:,}" + (f" to {high:,}" if high != low else "")
+        most = " or more" if high == UNCOUNTED else f" to {high:,}" if high != low else ""
+        yield f"{found.points:,} points instead of {low:,}{most}"
     if expected.state.config:
         yield from (f"other {what}" for what in _unlike(expected.state, found))
 

@@ -1,0 +1,35 @@
+"""Start a thread whole, though a signal may come: it is heard right after."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def start_whole(thread: threading.Thread) -> None:
+    """Raises what `Thread.start` raises, or what the handler of a signal that came meanwhile does.
+
+    Raised inside `Thread.start`, it would leave a thread that cannot be waited for, or one that ends in a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        thread.start()
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = [(number, handler) for number in STOPPING if (handler := signal.getsignal(number)) is not None]
+    try:
+        for number, _ in before:
+            signal.signal(number, note)
+        thread.start()
+    finally:
+        for number, handler in before:
+            if signal.getsignal(number) is note:  # a signal before it was `note` may have set another one
+                signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
