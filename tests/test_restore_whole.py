@@ -329,3 +329,15 @@ def test_a_plan_is_17_once_a_collection_or_an_alias_is_another(
     assert done.code == 17, done.err
     assert world.standin.url in done.err
     assert world.see() == old
+
+
+@pytest.mark.usefixtures("unproved")
+def test_a_file_that_image_points_name_and_nobody_has_is_named(world: World, cli: Cli) -> None:
+    lost = next(path for path in sorted((world.project / "data" / "artifacts").iterdir()) if path.suffix == ".webp")
+    lost.unlink()
+
+    done = cli("restore", "latest", *world.where, "--only", "qdrant", "--yes", "-q")
+
+    assert done.code == 3, done.err
+    assert "files that image points name: 1 of 14 are not there: point " in done.err
+    assert lost.name in done.err
