@@ -6,14 +6,16 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
-from tests.faults import disk, power, strace
+from tests.faults import disk, fuzz, power, strace
 from tests.faults.trials import TRIALS, Finding, Trial
 
 EACH = 10
 """So many cuts in one run of a command."""
-KINDS = ("power", "kill", "errors")
+KINDS = ("power", "kill", "errors", "fuzz")
 
 
 def main() -> int:
@@ -31,7 +33,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--fs", default=",".join(disk.SIZE), help="file systems of the power cuts")
     parser.add_argument("--cuts", type=int, default=30, help="power cuts for each file system and command (30)")
     parser.add_argument("--points", type=int, default=60, help="calls for each command (60); 0: every one")
-    parser.add_argument("--seed", type=int, default=1, help="the first seed of the power cuts")
+    parser.add_argument("--cases", type=int, default=2000, help="tampered records, inventories and manifests (2000)")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--without-flush", action="store_true", help="break the tool: the power cuts must find it")
     return parser.parse_args()
 
@@ -45,6 +48,8 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
         if kind in kinds:
             for trial in trials:
                 yield _swept(kind, trial, faults, given.points, folder)
+    if "fuzz" in kinds:
+        yield _fuzzed(given, folder)
 
 
 def _power(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
@@ -82,6 +87,16 @@ def _swept(kind: str, trial: Trial, faults: list[str], count: int, folder: Path)
     points = strace.thinned(every, count) if count else every
     broken = _told(finding for point in points for finding in sweep.tried(base, point))
     print(f"{kind:6} {trial.name:8} {len(points):5} of {len(every)} calls, {broken} failed", flush=True)
+    return broken
+
+
+def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
+    """Two processes: each case reads the whole backup."""
+    seeds = range(given.seed, given.seed + given.cases)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
+        broken = _told(finding for half in halves for finding in half.result())
+    print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
     return broken
 
 
