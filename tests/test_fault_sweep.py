@@ -1,4 +1,4 @@
-"""A few of the points that `python -m tests.faults` sweeps: killed at a system call, a call that fails, forged files."""
+"""A few points of what `python -m tests.faults` sweeps: killed at a system call, a call that fails, forged files."""
 
 from __future__ import annotations
 

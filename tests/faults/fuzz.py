@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.catalogs import NOON
+from tests.faults.trials import PROJECT, Finding, Tool
+
 from docmind_backup.catalog import Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core.verifier import Verdict
@@ -22,18 +25,18 @@ from docmind_backup.errors import BackupError
 from docmind_backup.looking import Look, show
 from docmind_backup.sample import build_sample
 from docmind_backup.verify import fingerprint, verify
-from tests.catalogs import NOON
-from tests.faults.trials import PROJECT, Finding, Tool
 
 READ = (fmt.RECORD, fmt.INVENTORY, fmt.MANIFEST, fmt.SUMS)
-WORDS: tuple[bytes, ...] = (
-    b"null", b"true", b"-1", b"1e999", b"NaN", b"Infinity", b'""', b"[]", b"{}", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000,
-    b'"../../../etc/passwd"', b'"/etc/passwd"', b'"\\u0000"', b'"\\ud800"', b"\xef\xbb\xbf", b"\x00", b"\xff\xfe", b"\n", b"\r\n",
-    b'"files/../x"', b'"."', b'".."', b'"a//b"', b'"con\\n"', b"0x10", b"1_000", b"1.5", b'"path_b64"', b"/", b"\\",
-)  # fmt: skip
+WORDS = (
+    *(b"null", b"true", b"-1", b"1e999", b"NaN", b"Infinity", b'""', b"[]", b"{}", b"0x10", b"1_000", b"1.5"),
+    *(b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"\xef\xbb\xbf", b"\x00", b"\xff\xfe", b"\n", b"\r\n", b"/", b"\\"),
+    *(b'"../../../etc/passwd"', b'"/etc/passwd"', b'"files/../x"', b'"."', b'".."', b'"a//b"'),
+    *(b'"\\u0000"', b'"\\ud800"', b'"con\\n"', b'"path_b64"'),
+)
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 2**70, 1.5, float("inf"), "", "x", "../../etc", "/etc", "a\0b", "\ud800", [], {}, [[]], {"": None}, "0" * 64,
-)  # fmt: skip
+    *(None, True, -1, 2**70, 1.5, float("inf"), "", "x", "../../etc", "/etc", "a\0b", "\ud800", "0" * 64),
+    *([], {}, [[]], {"": None}),
+)
 
 
 def made(folder: Path) -> Path:
