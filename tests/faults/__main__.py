@@ -10,12 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.faults import disk, fuzz, power, strace
+from tests.faults import disk, fuzz, mutations, power, strace
 from tests.faults.trials import TRIALS, Finding, Trial
 
 EACH = 10
 """So many cuts in one run of a command."""
-KINDS = ("power", "kill", "errors", "fuzz")
+KINDS = ("power", "kill", "errors", "fuzz", "mutations")
 
 
 def main() -> int:
@@ -50,6 +50,8 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
                 yield _swept(kind, trial, faults, given.points, folder)
     if "fuzz" in kinds:
         yield _fuzzed(given, folder)
+    if "mutations" in kinds:
+        yield _mutated(folder)
 
 
 def _power(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
@@ -97,6 +99,15 @@ def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
         halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
         broken = _told(finding for half in halves for finding in half.result())
     print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
+    return broken
+
+
+def _mutated(folder: Path) -> int:
+    broken = 0
+    for mutation in mutations.MUTATIONS:
+        seen = not _told(mutations.tried(mutation, folder))
+        print(f"mutation {'seen  ' if seen else 'UNSEEN'} {mutation.invariant:2} {mutation.name}", flush=True)
+        broken += not seen
     return broken
 
 
