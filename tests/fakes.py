@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tests.snapshots import recorded
 
-from docmind_backup.core.model import CollectionState
+from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.qdrant_rest import NotFoundError, collection_name, file_name
-from docmind_backup.core.server import Downloaded, ServerSnapshot
+from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.errors import QdrantError
 
 CHUNK = 2**16
+_files = count(1)
 
 
 @dataclass(slots=True)
 class FakeCollection:
     state: CollectionState
+    payloads: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By the point's id; a point that is not here has none."""
     snapshots: dict[str, ServerSnapshot] = field(default_factory=dict)
     data: dict[str, bytes] = field(default_factory=dict)
     """By the snapshot's name."""
+    identities: dict[str, str] = field(default_factory=dict)
 
 
 class FakeServer:
@@ -64,6 +69,7 @@ class FakeServer:
         created = f"{self.now():%Y-%m-%dT%H:%M:%S}" if at is None else at
         self._find(name).snapshots[snapshot] = ServerSnapshot(snapshot, len(data), digest, created)
         self._find(name).data[snapshot] = data
+        self._find(name).identities[snapshot] = f"{next(_files):x}"
 
     def fail(self, error: QdrantError, *call: str) -> None:
         """From now on `call` (a method, a method and its collection, ...) raises this."""
@@ -123,6 +129,18 @@ class FakeServer:
         self._asked("count", name)
         return self._find(name).state.points
 
+    def placement(self, name: str) -> Placement:
+        self._asked("placement", name)
+        self._find(name)
+        return Placement((0,))
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        self._asked("scroll", name)
+        found = self._find(name)
+        payloads = [found.payloads.get(number, {}) for number in range(found.state.points)]
+        wanted = [{key: payload[key] for key in keys if key in payload} for payload in payloads]
+        yield tuple(Point(number, payload) for number, payload in enumerate(wanted))
+
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
         self._asked("snapshots", name)
         try:
@@ -146,6 +164,17 @@ class FakeServer:
         for chunk in _chunks(data):
             on_bytes(len(chunk))
         return Downloaded(len(data), hashlib.sha256(data).hexdigest())
+
+    def identity(self, name: str, snapshot: str) -> str:
+        self._asked("identity", name, snapshot)
+        found = self._find(name)
+        return found.identities[snapshot] if snapshot in found.snapshots else ""
+
+    def another(self) -> FakeServer:
+        return self
+
+    def stop(self, *, creating: bool) -> None:
+        """Nothing takes time here."""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         self._asked("delete_snapshot", name, snapshot)

@@ -25,59 +25,91 @@ SEAMS = {
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "dotenv": {"settings", "whereabouts"},
-    "httpx": {"qdrant"},
+    "httpx": {"downloading", "qdrant", "qdrant_restore"},
     "httpcore": {"qdrant"},
     "qdrant_client": {"qdrant", "sample"},
+    "qdrant_edge": {"engines"},
+    "duckdb": {"engines"},
 }
 """Each library that is not ours, and the modules that know it. One that is not here is known to none."""
 
-LAZY = {"qdrant_client"}
-"""Imported inside functions only: over a second of numpy and grpc."""
+LAZY = {"qdrant_client", "qdrant_edge", "duckdb"}
+"""Imported inside functions only: over a second of numpy and grpc; or of an extra that need not be there."""
 
-START_UP = {"settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"}
+START_UP = {
+    *("settings", "compose", "operations", "looking", "rounds", "render", "documents", "demo", "qdrant", "sample"),
+    *("picking", "render_restore", "restores", "scripting"),
+}
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
     # the face
-    "cli": "__init__ core errors compose demo documents looking operations render rounds verify",
-    "render": "core catalog operations",
-    "documents": "core catalog operations",
+    "cli": "__init__ core errors compose demo documents looking operations picking render render_restore restores"
+    " rounds scripting verify",
+    "render": "core catalog ledger leftovers operations",
+    "render_restore": "core picking render restores",
+    "documents": "core catalog ledger leftovers operations picking restores",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
     "settings": "core errors",
     "whereabouts": "",
     # what the tool does
-    "operations": "core errors catalog events executor ledger looking scan",
-    "rounds": "core errors catalog looking sharing verify",
-    "looking": "core errors catalog",
-    "executor": "core errors capture catalog collection copying crew durable embedded ledger records sharing",
+    "operations": "core errors catalog events executor journal ledger leftovers looking scan",
+    "restores": (
+        "core errors catalog deep durable journal looking operations restored restoring returning scratch scripting"
+    ),
+    "restoring": "core errors bringing catalog durable inuse journal restored",
+    "picking": "core errors bringing catalog copying durable restoring",
+    "scripting": "core errors catalog durable",
+    "rounds": "core errors catalog foreign looking proving sharing verify",
+    "looking": "core errors catalog ledger",
+    "leftovers": "core errors ledger",
+    "executor": (
+        "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
+    ),
     "scan": "core errors embedded",
     "verify": "core errors catalog copying crew snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded folders readlock sharing staging",
+    "breaking": "errors",
     "briefs": "__init__ core durable",
+    "bringing": "core errors catalog copying crew sharing",
+    "inuse": "core errors catalog",
+    "journal": "core errors catalog durable",
+    "restored": "core errors bringing copying crew",
     "catalog": "core errors briefs durable",
-    "collection": "core errors durable ledger sharing",
+    "collection": "core errors creating durable ledger sharing",
+    "consistency": "core errors records",
     "copying": "core direct",
-    "crew": "core copying",
+    "creating": "core errors ledger",
+    "crew": "core copying errors",
+    "deep": "core errors scratch",
+    "engines": "core snapshot_tar",
     "databases": "core copying readlock staging",
     "direct": "",
+    "downloading": "core breaking errors receiving",
     "durable": "errors",
     "embedded": "core copying databases staging",
     "events": "",
     "ledger": "core errors durable",
-    "qdrant": "__init__ core errors receiving",
+    "qdrant": "__init__ core breaking downloading errors qdrant_restore",
+    "qdrant_restore": "core",
     "readlock": "core copying",
     "receiving": "core direct",
     "records": "__init__ core durable",
+    "returning": "core errors collection durable ledger snapshot_tar uploads",
     "sample": "",
+    "scratch": "core errors folders",
     "sharing": "core catalog folders",
     "folders": "",
+    "foreign": "core catalog copying snapshot_tar verify",
+    "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "staging": "core copying readlock sharing",
+    "uploads": "core errors",
     # pure
     "errors": "",
     "core": "",
@@ -86,16 +118,25 @@ ALLOWED = {
     "core.environment": "core.model",
     "core.endpoint": "",
     "core.server": "core.model",
+    "core.consistency": "core.model core.server",
     "core.format": "core.model errors",
-    "core.docmind": "core.format core.model",
+    "core.docmind": "core.consistency core.format core.model",
     "core.readme": "core.format core.model core.qdrant_rest core.restore",
-    "core.planner": "core.environment core.model core.sharing",
+    "core.planner": "core.consistency core.environment core.model core.sharing",
     "core.sharing": "core.model",
-    "core.qdrant_rest": "core.model errors",
+    "core.proof": "core.model",
+    "core.foreign": "core.docmind core.format core.model",
+    "core.qdrant_rest": "core.model core.server errors",
     "core.units": "",
-    "core.restore": "core.environment core.model core.units",
+    "core.fitness": "core.model",
+    "core.journal": "core.format core.model",
+    "core.selection": "core.model core.restore errors",
+    "core.restore": "core.environment core.fitness core.model core.units",
+    "core.script": "core.format core.model core.qdrant_rest core.restore core.shell",
+    "core.shell": "",
+    "core.returning": "core.model core.qdrant_rest core.restore",
     "core.rotator": "core.model errors",
-    "core.verifier": "core.model errors",
+    "core.verifier": "core.model core.proof errors",
 }
 """Module -> the modules of ours it imports, no more and no fewer; `core` stands for all of the core."""
 
@@ -129,6 +170,7 @@ IMPURE_METHODS = {
 
 LONG = {
     "cli.create": "its options are its signature",
+    "cli.restore_plan": "its options are its signature",
     "core.planner.plan_backup": "one field of the plan a line: the plan is what it is about",
     "render.show": "a table, row by row",
 }

@@ -70,7 +70,7 @@ def test_each_shell_gets_a_script_that_asks_this_program(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_commands_complete(shell: str) -> None:
-    assert offered(shell, "docmind-backup re") == ["restore-plan", "release"]
+    assert offered(shell, "docmind-backup re") == ["restore-plan", "restore", "release"]
     assert {"create", "list", "verify", "prune"} <= set(offered(shell, "docmind-backup "))
 
 

@@ -42,6 +42,12 @@ FOREIGN = "nightly-by-somebody-else.snapshot"
 # -- processes and gates -------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment of one collection is a moment of the run."""
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "1")
+
+
 class Gate(Event):
     """Tells when somebody waits at it."""
 
@@ -331,6 +337,49 @@ def test_a_signal_ends_a_run_and_leaves_nothing(
     before.has_nothing_new()
     before.is_as_it_was()
     gate.set()
+    before.next_run_needs_no_help()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_two_collections_come_leaves_nothing(
+    number: signal.Signals, before: Before, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them comes in a thread that hears no signals."""
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "2")
+    monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "600")
+    gates = [Gate(), Gate()]
+    server.faults.downloads += [Stall(1000, gate) for gate in gates]
+
+    with creating(env) as process:
+        for gate in gates:
+            process.await_at(gate)
+        process.send(number)
+        code, said = process.end()
+
+    assert code == SIGNALS[number]
+    assert "Traceback" not in said
+    before.has_nothing_new()
+    before.is_as_it_was()
+    before.next_run_needs_no_help()
+
+
+def test_a_signal_while_both_wait_for_another_attempt_is_heard_at_once(
+    before: Before, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "2")
+    seen = [Event(), Event()]
+    left = iter(seen)
+    server.faults.before("GET", "/snapshots/.+", lambda: next(left).set(), times=2)
+    server.faults.refuse("GET", "/snapshots/.+", 503, "busy", {"retry-after": "300"}, times=2)
+
+    with creating(env) as process:
+        assert all(each.wait(PATIENCE_S) for each in seen)
+        process.send(signal.SIGINT)
+        code, said = process.end()
+
+    assert code == 130
+    assert "Traceback" not in said
+    before.has_nothing_new()
     before.next_run_needs_no_help()
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import pytest
 from tests.conftest import SHELL, Cli, Result
 from tests.environments import DocMindV2, build_v2
-from tests.standin import StandIn
+from tests.standin import Stall, StandIn
 
 from docmind_backup import __version__
 from docmind_backup.catalog import Catalog, name_of
@@ -50,7 +50,20 @@ from docmind_backup.core.model import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ("create", "prune", "list", "show", "verify", "show-config", "restore-plan", "hold", "release", "demo")
+COMMANDS = (
+    "create",
+    "prune",
+    "list",
+    "show",
+    "verify",
+    "leftovers",
+    "show-config",
+    "restore-plan",
+    "restore",
+    "hold",
+    "release",
+    "demo",
+)
 Golden = Callable[[str, str], None]
 
 
@@ -578,6 +591,28 @@ def test_in_a_terminal_two_bars_move_and_leave_no_trace(short_env: DocMindV2, se
     assert seen.lines[-1] == "next: docmind-backup verify latest"
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_in_a_terminal_each_of_two_downloads_has_a_bar_below_their_total(
+    short_env: DocMindV2, server: StandIn, columns: int
+) -> None:
+    """Both are under way until both were seen."""
+    gate = Event()
+    server.faults.downloads += [Stall(20_000, gate), Stall(20_000, gate)]
+
+    def open_when_seen(text: str) -> None:
+        lines = [line for line in ESCAPE.sub("", text).splitlines() if "━" in line]
+        if all(any(f"  docmind_{kind}" in line for line in lines) for kind in ("d", "i")):
+            gate.set()
+
+    seen = in_terminal(short_env.project, "create", columns=columns, on_text=open_when_seen)
+
+    assert seen.code == 0, seen.lines
+    assert gate.is_set()
+    assert states("downloaded", seen.text)
+    assert not any("━" in line for line in seen.lines)
+    assert not [line for line in ESCAPE.sub("", seen.text).splitlines() if "━" in line and len(line) > columns]
+
+
 def test_in_a_terminal_one_sees_what_is_waited_for(short_env: DocMindV2, server: StandIn) -> None:
     gate = server.faults.create_gate = Event()
 
@@ -676,7 +711,7 @@ def test_in_a_pipe_the_answer_is_a_path_and_each_step_a_plain_line(short_env: Do
     assert "━" not in made.err
     steps = [line.partition(":")[0] for line in made.err.splitlines() if ": ok, " in line]
     collections = [short_env.text_collection, short_env.image_collection]
-    assert [step for step in steps if step in collections] == collections
+    assert sorted(step for step in steps if step in collections) == sorted(collections)  # two at once
     assert [step for step in steps if step not in collections] == [  # beside them
         "data/.deployment-id",
         "data/storage",
@@ -689,7 +724,7 @@ def test_in_a_pipe_the_answer_is_a_path_and_each_step_a_plain_line(short_env: Do
     assert made.err.splitlines()[-1] == "next: docmind-backup verify latest"
 
 
-LOOKS = [("list",), ("show",), ("verify",), ("restore-plan",), ("prune", "--dry-run"), ("show-config",)]
+LOOKS = [("list",), ("show",), ("leftovers",), ("verify",), ("restore-plan",), ("prune", "--dry-run"), ("show-config",)]
 
 
 @pytest.mark.parametrize("words", LOOKS, ids=" ".join)

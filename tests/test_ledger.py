@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shlex
+import shutil
 import stat
-from dataclasses import replace
+import subprocess
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +22,10 @@ from tests.standin import StandIn
 from docmind_backup.collection import Taken, capture_collection
 from docmind_backup.core.model import Advanced, Event, Omission, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
+from docmind_backup.core.qdrant_rest import KEY_SETTING
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
-from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
-from docmind_backup.ledger import LATE, Begun, Ledger, clean_up, delete_ours
+from docmind_backup.errors import NoSpace, QdrantAbsent, QdrantError, QdrantRefused, QdrantUnclear, QdrantUnreachable
+from docmind_backup.ledger import LATE, Begun, Fate, Ledger, clean_up, delete_ours
 from docmind_backup.qdrant import connect
 
 NOW = datetime(2026, 7, 18, 5, 27, 55, tzinfo=UTC)
@@ -76,6 +80,35 @@ def test_the_answer_takes_the_place_of_the_intent(ledger: Ledger) -> None:
     ledger.write(begun(name="ours.snapshot"))
 
     assert [note.name for note in ledger.pending()] == ["ours.snapshot"]
+
+
+def test_each_call_has_a_note_of_its_own(ledger: Ledger) -> None:
+    first, second = begun(), begun(asked_at="2026-07-18T05:27:56+00:00")
+    ledger.write(first)
+    ledger.write(second)
+
+    ledger.forget(second)
+
+    assert ledger.pending() == (first,)
+
+
+def test_a_note_of_an_earlier_version_is_read_and_forgotten(ledger: Ledger, tmp_path: Path) -> None:
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    former = folder / f"{begun().backup_id}-{hashlib.sha256(b'docs').hexdigest()[:32]}.json"
+    former.write_text(json.dumps(asdict(begun())))
+
+    assert ledger.pending() == (begun(),)
+    ledger.forget(begun())
+    assert not former.exists()
+
+
+def test_what_a_later_version_adds_to_a_note_is_passed_over(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.write(begun())
+    (file,) = (tmp_path / "servers").iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "mood": "hopeful"}))
+
+    assert ledger.pending() == (begun(),)
 
 
 @pytest.mark.parametrize("names", [("a" * 255, "a" * 254 + "b"), ("ü" * 100, "ü" * 99 + "u"), ("a/b", "a b")])
@@ -141,6 +174,17 @@ def test_ours_is_what_the_server_made_for_us_to_the_last_bit(listed: ServerSnaps
     assert begun().answered(MADE).is_ours(listed) is ours
 
 
+@pytest.mark.parametrize(("second", "might"), [(54, False), (55, True), (56, True)])
+def test_what_bears_an_earlier_second_was_begun_by_somebody_else(second: int, might: bool) -> None:
+    late = replace(MADE, name=f"docs-1-2026-07-18-05-27-{second}.snapshot", created="2026-07-18T05:30:00")
+
+    assert begun().might_be_ours(late) is might
+
+
+def test_a_call_that_was_answered_has_no_other_candidates() -> None:
+    assert not begun().answered(MADE).might_be_ours(replace(MADE, name="docs-2.snapshot"))
+
+
 @pytest.mark.parametrize(
     ("created", "might"),
     [
@@ -189,9 +233,39 @@ def test_what_took_the_place_of_ours_is_left_and_nothing_remembered(ledger: Ledg
     assert ledger.pending() == ()
 
 
+def test_ours_of_a_collection_that_is_gone_is_remembered_until_it_reappears(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(answered(server))
+    gone = server.collections.pop("docs")
+    for _ in range(2):
+        assert clean_up(ledger, server) == ()
+        assert len(ledger.pending()) == 1
+
+    server.collections["docs"] = gone
+    clean_up(ledger, server)
+
+    assert names(server) == []
+    assert ledger.pending() == ()
+
+
+def test_a_call_for_a_collection_that_is_gone_is_not_forgotten_with_the_day(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(begun("gone"))
+    server.clock = lambda: NOW + 2 * LATE
+
+    assert clean_up(ledger, server) == ()
+    assert len(ledger.pending()) == 1
+
+
+def test_what_is_ours_by_one_note_is_no_candidate_of_another(ledger: Ledger, server: FakeServer) -> None:
+    server.fail(QdrantError("answered 500"), "delete_snapshot")
+    ledger.write(answered(server))
+    ledger.write(begun(asked_at="2026-07-18T05:27:54+00:00"))
+
+    assert clean_up(ledger, server) == ()
+    assert names(server) == ["ours.snapshot"]
+
+
 def test_what_somebody_else_deleted_already_is_forgotten(ledger: Ledger, server: FakeServer) -> None:
     ledger.write(begun(name="gone.snapshot"))
-    ledger.write(begun("no such collection", name="gone.snapshot"))
 
     assert clean_up(ledger, server) == ()
     assert ledger.pending() == ()
@@ -215,7 +289,7 @@ def test_what_only_might_be_ours_is_named_left_and_named_again(ledger: Ledger, s
     for _ in range(2):
         (candidate,) = clean_up(ledger, server)
         assert (candidate.collection, candidate.snapshot.name) == ("docs", "since.snapshot")
-        assert candidate.command == f"curl -X DELETE '{URL}/collections/docs/snapshots/since.snapshot'"
+        assert shlex.split(candidate.command)[3] == f"{URL}/collections/docs/snapshots/since.snapshot"
     assert names(server) == ["older.snapshot", "since.snapshot"]
 
 
@@ -291,22 +365,26 @@ def test_nothing_but_the_very_snapshot_is_ever_deleted(listed: list[ServerSnapsh
     gone = set(listed) - left
     assert left <= set(listed)
     assert gone == {s for s in listed if (s.name, s.size, s.checksum) == (made.name, made.size, made.checksum)}
-    assert deleted is bool(gone)
+    assert deleted is (Fate.DELETED if gone else Fate.GONE)
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl to try the command with")
+@pytest.mark.parametrize("key", ["", "se\"cret$(id)'"])
 @pytest.mark.parametrize("collection", ["plain", "with space", 'it\'s $HOME `id`; "x"', "50%&?#ü", "a'b\\c"])
-def test_the_command_for_a_candidate_is_one_that_removes_it(collection: str, ledger: Ledger) -> None:
-    with StandIn() as stand_in, connect(stand_in.url) as real:
+def test_the_command_for_a_candidate_removes_it_with_the_key_of_the_environment(
+    collection: str, key: str, ledger: Ledger
+) -> None:
+    with StandIn(api_key=key) as stand_in, connect(stand_in.url, api_key=key) as real:
         stand_in.create_collection(collection)
         ledger.write(replace(begun(collection), url=real.url, asked_at=real.now().isoformat()))
         left = stand_in.create_snapshot(collection)
 
         (candidate,) = clean_up(ledger, real)
-        program, *options, url = shlex.split(candidate.command)
 
-        assert (program, options) == ("curl", ["-X", "DELETE"])
         assert list(stand_in.snapshots(collection)) == [left]
-        assert httpx.delete(url, trust_env=False).status_code == 200
+        assert not key or key not in candidate.command
+        environment = {**os.environ, KEY_SETTING: key, "http_proxy": "http://127.0.0.1:1"}
+        subprocess.run(["sh", "-c", candidate.command], env=environment, check=True, capture_output=True)
         assert not stand_in.snapshots(collection)
 
 
@@ -385,6 +463,8 @@ def test_a_snapshot_of_the_same_second_is_given_time(ledger: Ledger, server: Fak
         (QdrantUnreachable("fell silent", hint="wait"), Reason.UNREACHABLE),
         (QdrantRefused("read-only", hint="another key"), Reason.REFUSED),
         (QdrantError("answered 500: whatever", hint="look"), Reason.UNREACHABLE),
+        (QdrantAbsent("nothing answers", hint="start it"), Reason.UNREACHABLE),
+        (QdrantUnclear("answered 520: (nothing more)", hint="look"), Reason.UNREACHABLE),
     ],
 )
 def test_whatever_the_server_refuses_is_an_omission_and_leaves_no_trace_here(
@@ -397,7 +477,7 @@ def test_whatever_the_server_refuses_is_an_omission_and_leaves_no_trace_here(
     assert isinstance(taken, Omission)
     assert (taken.source, taken.reason, taken.detail) == ("docs", reason, f"{error}; {error.hint}")
     assert list((tmp_path / "staging").iterdir()) == []
-    unanswered = call == "create_snapshot" and isinstance(error, QdrantUnreachable)
+    unanswered = call == "create_snapshot" and error.may_be_done
     assert bool(ledger.pending()) is unanswered
     if call != "snapshots":
         assert names(server) == []

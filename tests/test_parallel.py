@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.catalogs import backups
 from tests.environments import DocMindV2
-from tests.standin import StandIn
+from tests.standin import Stall, StandIn
 from tests.test_capture import to_fifo, to_link
 
 from docmind_backup import operations
@@ -37,8 +37,8 @@ from docmind_backup.core.model import (
     StepFinished,
     StepStarted,
 )
-from docmind_backup.crew import Crew, Stopped, Teller, beside
-from docmind_backup.errors import Interrupted
+from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.errors import Interrupted, Stopped
 
 STORED = PurePosixPath("data/uploads")
 PATIENCE_S = 60
@@ -418,3 +418,82 @@ def test_a_failure_at_every_event_leaves_nothing_behind(env: DocMindV2, server: 
         assert not {"crew", "files"} & {thread.name for thread in threading.enumerate()}
         if len(backups(env.backups)) > 1:
             break
+
+
+# -- several collections -------------------------------------------------------------------------
+
+
+def test_one_collection_is_made_while_another_is_fetched_and_the_order_is_the_plans(
+    env: DocMindV2, server: StandIn
+) -> None:
+    one_is_done = threading.Event()
+    server.faults.downloads.append(Stall(1000, one_is_done))
+    collections = (env.text_collection, env.image_collection)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.label in collections:
+            one_is_done.set()
+
+    made = create(env, tell)
+
+    assert made.backup
+    assert made.backup.record.qdrant
+    assert tuple(one.name for one in made.backup.record.qdrant.collections) == collections
+
+
+def test_one_snapshot_is_made_at_a_time(env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"more {number}" for number in range(6)]
+    for name in names:
+        server.create_collection(name, [])
+    monkeypatch.setenv("DOCMIND_BACKUP_COLLECTIONS", ",".join(names))
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "4")
+    unanswered: list[int] = []
+
+    def count() -> None:
+        creations = [r for r in server.requests if r.method == "POST" and r.path.endswith("/snapshots")]
+        unanswered.append(sum(not r.status for r in creations))
+
+    server.faults.before("POST", "/snapshots$", count, times=None)
+    threads: set[int] = set()
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Advanced) and event.downloaded:
+            threads.add(threading.get_ident())
+
+    assert create(env, tell).exit_code == 0
+    assert unanswered == [1] * len(names)
+    assert len(threads) <= 4
+
+
+def test_a_failure_ends_the_waiting_for_a_server_that_sends_nothing(
+    env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "3600")
+    silent = Reached()
+    server.faults.downloads.append(Stall(1000, silent))
+    collections = (env.text_collection, env.image_collection)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.label in collections:
+            assert silent.reached.wait(PATIENCE_S)
+            raise RuntimeError(event.label)
+
+    with pytest.raises(RuntimeError):
+        create(env, tell)
+
+    assert backups(env.backups) == []
+    assert [path for path in env.backups.iterdir() if path.name.startswith(".staging")] == []
+    assert server.snapshots(env.text_collection) == server.snapshots(env.image_collection) == {}
+    assert not {"files", "collections", "hash", "write"} & {thread.name for thread in threading.enumerate()}
+
+
+class Reached(threading.Event):
+    """A gate that tells when somebody waits at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)

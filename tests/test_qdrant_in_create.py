@@ -18,6 +18,7 @@ from tests.environments import DocMindV2, build_v2
 from tests.standin import (
     ChunkedCut,
     CloseDelimited,
+    Drip,
     Drop,
     Flip,
     ForcedGzip,
@@ -30,6 +31,13 @@ from tests.standin import (
 from docmind_backup.sample import TEXT_SPARSE_VECTORS, TEXT_VECTORS, build_sample, text_points
 
 Json = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong with the first call goes wrong with the text collection. Nothing is waited for in vain."""
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "1")
+    monkeypatch.setenv("DOCMIND_BACKUP_RETRY_WAIT", "0")
 
 
 # -- helpers -------------------------------------------------------------------------------------
@@ -236,8 +244,9 @@ BAD_DOWNLOADS = {
 
 @pytest.mark.parametrize(("fault", "reason"), BAD_DOWNLOADS.values(), ids=BAD_DOWNLOADS)
 def test_what_does_not_arrive_as_it_was_made_is_not_kept(
-    fault: Any, reason: str | None, cli: Cli, env: DocMindV2, server: StandIn
+    fault: Any, reason: str | None, cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOAD_RETRIES", "0")
     server.faults.downloads.append(fault)
 
     made = qdrant_alone(cli, env)
@@ -249,6 +258,52 @@ def test_what_does_not_arrive_as_it_was_made_is_not_kept(
     assert list(recorded(made)) == [env.image_collection]
     assert not list(Path(made.json()["directory"]).rglob(f"{env.text_collection}*.snapshot"))
     assert cli("verify", "latest", "-C", env.project).code == 0
+    assert_nothing_of_ours(server)
+
+
+BAD_LINES: dict[str, Callable[[], Any]] = {
+    "cut": lambda: Drop(12_000),
+    "reset": lambda: Drop(12_000, reset=True),
+    "shorter than announced": lambda: WrongLength(5),
+    "cut in chunks": lambda: ChunkedCut(12_000),
+    "silent": lambda: Stall(12_000, Event()),
+    "a byte now and then": lambda: Drip(12_000, Event()),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_LINES.values(), ids=BAD_LINES)
+def test_what_breaks_off_is_taken_up_again_two_at_once(
+    fault: Callable[[], Any], cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "2")
+    monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "0.3")
+    monkeypatch.setenv("DOCMIND_BACKUP_MIN_RATE", "100000")
+    server.faults.downloads += [fault(), fault()]
+
+    made = qdrant_alone(cli, env)
+
+    assert made.code == 0, made.err
+    assert list(recorded(made)) == [env.text_collection, env.image_collection]
+    assert cli("verify", "latest", "-C", env.project).code == 0
+    assert_nothing_of_ours(server)
+
+
+@pytest.mark.parametrize("fault", BAD_LINES.values(), ids=BAD_LINES)
+def test_a_line_that_never_gets_better_is_given_up(
+    fault: Callable[[], Any], cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOADS", "2")
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOAD_RETRIES", "1")
+    monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "0.3")
+    monkeypatch.setenv("DOCMIND_BACKUP_MIN_RATE", "100000")
+    server.faults.every_download = fault()
+
+    made = create(cli, env)
+
+    assert made.code == 3
+    assert lacks(made) == [(env.text_collection, "unreachable"), (env.image_collection, "unreachable")]
+    assert not list(Path(made.json()["directory"]).rglob("*.snapshot"))
+    assert_rest_is_saved(made)
     assert_nothing_of_ours(server)
 
 
@@ -402,6 +457,7 @@ def test_a_creation_that_takes_too_long_is_named_and_what_comes_of_it_later_too(
     cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCMIND_BACKUP_CREATE_TIMEOUT", "1")
+    monkeypatch.setenv("DOCMIND_BACKUP_LATE_WAIT", "0")
     asked, late_answer = Event(), Passage()
     server.faults.create_gate, server.faults.answer_gate = asked, late_answer
     made = create(cli, env, "--collection", env.text_collection)
@@ -423,6 +479,7 @@ def test_a_download_that_stalls_is_given_up(
     cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCMIND_BACKUP_STALL_TIMEOUT", "0.2")
+    monkeypatch.setenv("DOCMIND_BACKUP_DOWNLOAD_RETRIES", "0")
     server.faults.downloads.append(Stall(70_000, Event()))
 
     made = qdrant_alone(cli, env)

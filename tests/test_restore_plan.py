@@ -15,7 +15,7 @@ from tests.conftest import Cli
 from tests.environments import DocMindV2, build_v1, build_v2, crash, live, snapshot_of_sources
 from tests.standin import StandIn
 
-from docmind_backup.core.model import Omission, Part, Reason
+from docmind_backup.core.model import Omission, Part, Placement, Reason
 from docmind_backup.sample import build_sample
 
 
@@ -203,7 +203,7 @@ def test_the_application_is_to_be_stopped_before_anything_moves(plan: Plan) -> N
 # -- what stands in the way ----------------------------------------------------------------------
 
 
-def test_an_alias_with_a_collections_name_blocks_because_an_upload_would_hit_what_it_points_to(
+def test_an_alias_with_a_collections_name_is_switched_and_what_it_points_to_stays(
     plan: Plan, env: DocMindV2, server: StandIn
 ) -> None:
     server.delete_collection(env.image_collection)
@@ -212,9 +212,12 @@ def test_an_alias_with_a_collections_name_blocks_because_an_upload_would_hit_wha
 
     code, document = plan()
 
-    assert code == 3
-    (blocker,) = document["blockers"]
-    assert f"{env.image_collection} is an alias of precious" in blocker
+    assert code == 0
+    (upload,) = [s for s in document["steps"] if s["action"] == "upload" and env.image_collection in s["target"]]
+    assert not upload["overwrites"]
+    (note,) = upload["notes"]
+    assert f"{env.image_collection} is an alias of precious" in note
+    assert "precious stays" in note
 
 
 def test_a_collection_with_the_name_of_a_saved_alias_blocks(cli: Cli, env: DocMindV2, server: StandIn) -> None:
@@ -300,6 +303,88 @@ def test_something_else_in_a_sources_place_blocks(plan: Plan, env: DocMindV2) ->
 
     assert code == 3
     assert any(str(env.chat_db) in blocker for blocker in document["blockers"])
+
+
+def test_a_snapshot_that_lacks_a_shard_of_another_node_blocks(plan: Plan, backup: Path) -> None:
+    saved = record(backup).qdrant
+    assert saved
+    assert [c.state.placement for c in saved.collections] == [Placement((0,))] * 2
+    lacking = replace(saved.collections[0].state, placement=Placement((1,), (0,)))
+    of_two = replace(saved, collections=(replace(saved.collections[0], state=lacking), saved.collections[1]))
+
+    code, document = plan(clone(backup, 9, qdrant=of_two))
+
+    assert code == 3
+    (blocker,) = document["blockers"]
+    assert blocker.startswith(f"{lacking.name}: shard 0 was on another node of a cluster")
+    assert "missing data at shard" in blocker
+
+
+# -- keys and counts -----------------------------------------------------------------------------
+
+
+def key_of(document: Any, what: str) -> str:
+    (note,) = [check["note"] for check in document["checks"] if check["what"] == what]
+    return str(note)
+
+
+def test_the_same_secret_on_the_target_is_said_and_is_no_warning(plan: Plan) -> None:
+    _, document = plan()
+
+    assert key_of(document, "HMAC secret") == "the target has the same"
+    assert not any("HMAC" in warning for warning in document["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("secret", "note", "words"),
+    [
+        ("another-secret-of-more-than-32-bytes", "another one", "is not the backup's"),
+        ("", "none", "has no HMAC secret"),
+    ],
+)
+def test_another_secret_or_none_is_a_warning_that_shows_neither(
+    plan: Plan, env: DocMindV2, secret: str, note: str, words: str
+) -> None:
+    lines = env.env_file.read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("DOCMIND_HASHING__HMAC_SECRET=")]
+    original = line.partition("=")[2]
+    others = [line for line in lines if original not in line]
+    env.env_file.write_text("\n".join([*others, *([f"DOCMIND_HASHING__HMAC_SECRET={secret}"] if secret else []), ""]))
+
+    code, document = plan()
+
+    assert (code, document["blockers"]) == (0, [])
+    assert key_of(document, "HMAC secret") == f"the target has {note}"
+    (warning,) = [warning for warning in document["warnings"] if "HMAC" in warning]
+    assert words in warning
+    assert "the backup's .env may hold it" in warning
+    assert original not in json.dumps(document)
+    assert not secret or secret not in json.dumps(document)
+
+
+def test_a_target_without_the_image_key_is_warned_of(cli: Cli, env: DocMindV2, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as keyed:
+        keyed.setenv("DOCMIND_IMG_AES_KEY_BASE64", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTMyYiE=")
+        assert cli("create", "-C", env.project, "--quiet").code == 0
+
+    document = cli("restore-plan", "-C", env.project, "--json").json()
+
+    assert key_of(document, "image key") == "the target has none"
+    assert any("the target has no image key" in warning for warning in document["warnings"])
+
+
+def test_a_count_that_is_a_range_is_said_to_be_one(plan: Plan, cli: Cli, env: DocMindV2, backup: Path) -> None:
+    saved = record(backup).qdrant
+    assert saved
+    moving = replace(saved, collections=tuple(replace(c, points_min=c.points_max - 1) for c in saved.collections))
+    ranged = clone(backup, 9, qdrant=moving)
+
+    _, document = plan(ranged)
+
+    (check,) = [c for c in document["checks"] if c["what"] == f"points in {env.text_collection}"]
+    assert check["expected"] == "24 to 25"
+    assert "each count between these is right" in check["note"]
+    assert f"24 to 25 ({check['note']})" in cli("restore-plan", ranged, "-C", env.project).out
 
 
 # -- which backup --------------------------------------------------------------------------------

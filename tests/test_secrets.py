@@ -117,10 +117,13 @@ def test_no_command_lets_a_secret_out(include: str, cli: Cli, env: DocMindV2, lo
         ("list", *here, "--json"),
         ("show", "latest", *here),
         ("show", "latest", *here, "--json"),
+        ("leftovers", *here),
+        ("leftovers", *here, "--json"),
         ("verify", "latest", *here),
         ("verify", "--all", *here, "--json"),
         ("restore-plan", "latest", *here),
         ("restore-plan", "latest", *here, "--json"),
+        ("restore-plan", "latest", *here, "--script"),
         ("show-config", *here),
         ("show-config", *here, "--json"),
         ("prune", *here, "--keep-last", "1"),
@@ -233,6 +236,7 @@ def test_no_mishap_lets_the_key_out(
     mishap: Mishap, cli: Cli, project: DocMindV2, locked: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_secrets(project, "environment", monkeypatch)
+    monkeypatch.setenv("DOCMIND_BACKUP_LATE_WAIT", "0")
     here, little = ("-C", project.project), ("--only", "qdrant,identity")
     assert cli("create", *here, *little).code == 0
     mishap(locked)
@@ -290,7 +294,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "qdrant.example:6333"])
-@pytest.mark.parametrize("command", ["create", "show-config", "list"])
+@pytest.mark.parametrize("command", ["create", "show-config", "list", "leftovers"])
 def test_a_password_in_the_address_is_not_repeated(
     command: str, host: str, cli: Cli, project: DocMindV2, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ DOCMIND = {
     "DOCMIND_DATABASE__QDRANT_TIMEOUT": "60",
     "DOCMIND_DATABASE__SQLITE_DB_PATH": "docmind.db",
     "DOCMIND_DATABASE__VECTOR_STORE_TYPE": "qdrant",
+    "DOCMIND_AGENTS__DECISION_TIMEOUT": "200",
     "DOCMIND_ARTIFACTS__DIR": "(unset)",
     "DOCMIND_ANALYTICS_ENABLED": "False",
     "DOCMIND_ANALYTICS_DB_PATH": "(unset)",
@@ -529,3 +530,13 @@ def test_a_policy_in_the_settings_that_keeps_nothing_is_refused(project: Path, v
 
     with pytest.raises(UsageError, match="DOCMIND_BACKUP_KEEP_LAST"):
         load(project, {})
+
+
+@pytest.mark.parametrize(("calls", "decisions", "used"), [(60, 200, 60), (90, 45, 45), (45, 45, 45)])
+def test_qdrant_is_given_no_longer_than_docminds_agents_have(
+    calls: int, decisions: int, used: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_TIMEOUT", str(calls))
+    monkeypatch.setenv("DOCMIND_AGENTS__DECISION_TIMEOUT", str(decisions))
+
+    assert load(project, {}).request_timeout_s == used

@@ -57,6 +57,11 @@ class Catalog:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def servers(self) -> Path:
+        """Notes about what was begun on servers."""
+        return self.root / STATE / "servers"
+
     # -- reading
 
     def items(self, *, brief: bool = False) -> tuple[Item, ...]:
@@ -106,8 +111,9 @@ class Catalog:
             return named[wanted if wanted in named else close[0]]
         if close:
             raise NoSuchBackup(f"'{text}' could be any of {len(close)} backups: {', '.join(close[:5])}")
-        if text and os.path.isdir(text):
-            return Path(os.path.abspath(text))
+        for path in (Path(text), self.root / text) if text else ():  # here, or another tool's in the root
+            if os.path.isdir(path):
+                return Path(os.path.abspath(path))
         raise NoSuchBackup(f"no backup '{text}' in {self.root}", hint="`docmind-backup list` shows them all")
 
     def _latest(self, now: datetime) -> Backup:
@@ -257,7 +263,7 @@ class Catalog:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 self._wait_for(fd, deadline)
-                if _same_file(fd, path):
+                if same_file(fd, path):
                     return fd
             except OSError as error:
                 os.close(fd)
@@ -289,7 +295,7 @@ class Catalog:
                     raise
                 if time.monotonic() >= deadline:
                     raise Locked(
-                        f"{self.root} is in use by {_holder(fd)}", hint="wait for it, or give --lock-wait SECONDS"
+                        f"{self.root} is in use by {holder(fd)}", hint="wait for it, or give --lock-wait SECONDS"
                     ) from error
             time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
 
@@ -458,7 +464,7 @@ def _private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _same_file(fd: int, path: Path) -> bool:
+def same_file(fd: int, path: Path) -> bool:
     """The lock file was not removed while we waited for it."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
@@ -466,7 +472,7 @@ def _same_file(fd: int, path: Path) -> bool:
         return False
 
 
-def _holder(fd: int) -> str:
+def holder(fd: int) -> str:
     """Who holds the lock, from the kernel's table where there is one, else from what the holder wrote."""
     inode = os.fstat(fd).st_ino
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,14 +25,18 @@ from typer.core import TyperGroup
 
 from docmind_backup import __version__
 from docmind_backup.core.parts import Part
-from docmind_backup.errors import BackupError, Interrupted
+from docmind_backup.errors import BackupError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from docmind_backup.compose import Run
+    from docmind_backup.core.selection import Selection
     from docmind_backup.core.verifier import Unread, Verification
     from docmind_backup.looking import Look
+    from docmind_backup.operations import Job
     from docmind_backup.render import Face
+    from docmind_backup.restores import PlannedRestore, Restored
     from docmind_backup.rounds import Verifier
+    from docmind_backup.scripting import Script
 
 PROG = "docmind-backup"
 BACK_UP, LOOK, RESTORE, KEEP, TOOL = "Back up", "Look", "Restore", "Keep", "The tool itself"
@@ -95,7 +100,7 @@ app = typer.Typer(
     name=PROG,
     cls=Commands,
     rich_markup_mode=None,
-    help="Make, list, verify, prune and plan the restore of local backups of a DocMind environment.",
+    help="Make, list, verify, prune and restore local backups of a DocMind environment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -163,6 +168,7 @@ KeepIncomplete = Annotated[
     int | None,
     typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
 ]
+Deep = Annotated[bool, typer.Option("--deep", help="Also open databases and snapshots with their own engines.")]
 Sample = Annotated[
     str | None,
     typer.Option("--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on."),
@@ -453,9 +459,29 @@ def show(
     _warn_of_broken(seen, face, backup)
     found = looking.show(seen, backup)
     if as_json:
-        _print_json(documents.backup(found, whole=True))
+        _print_json(documents.shown(found, looking.left_by(seen, found)))
     else:
-        render.show(face, found, seen.clock())
+        render.show(face, found, seen.clock(), looking.left_by(seen, found))
+
+
+@app.command("leftovers", rich_help_panel=LOOK)
+def leftovers(
+    project: Project = Path(),
+    dest: Dest = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the snapshots on the Qdrant server: ours, perhaps ours, others'; exit 5 when it cannot be asked."""
+    from docmind_backup import documents, operations, render
+
+    face = _face(project, dest, quiet=quiet or as_json)
+    with _compose(project, {"root": _absolute(dest)}, warn=face.warn, ask_qdrant=True) as run:
+        found = operations.leftovers(run.job)
+        if as_json:
+            _print_json(documents.leftovers(found))
+        else:
+            render.leftovers(face, found)
+        raise typer.Exit(found.exit_code)
 
 
 @app.command("verify", rich_help_panel=LOOK)
@@ -472,6 +498,7 @@ def verify(
     dest: Dest = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
+    deep: Deep = False,
     sample: Sample = None,
     max_age: MaxAge = None,
     time_budget: TimeBudget = None,
@@ -482,7 +509,7 @@ def verify(
     from docmind_backup import documents, looking, render, rounds
     from docmind_backup.compose import look
 
-    extent = rounds.parse_extent(quick=quick, sample=sample, max_age=max_age, time_budget=time_budget)
+    extent = rounds.parse_extent(quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget)
     face = _face(project, dest, quiet=quiet or as_json)
     seen = look(project, {"root": _absolute(dest)}, warn=face.warn)
     if everything:
@@ -554,29 +581,256 @@ def show_config(project: Project = Path(), as_json: Json = False) -> None:
 # -- restore, keep, demo -------------------------------------------------------------------------
 
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="PART", help=f"Only these parts (repeatable): {', '.join(Part)}."),
+]
+OnlyCollection = Annotated[
+    list[str] | None,
+    typer.Option("--collection", metavar="NAME", help="Only this collection (repeatable; more with --only)."),
+]
+To = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="DIR", help="To a new folder, beside the live environment."),
+]
+RestoreEnv = Annotated[bool, typer.Option("--include-env", help="The .env file too, where there is none.")]
+ForceEnv = Annotated[bool, typer.Option("--force", help="With --include-env: replace the .env that is there.")]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged files out, name them, exit 3.")]
+ReadBack = Annotated[bool, typer.Option("--read-back", help="Read everything again where it lies, before it is done.")]
+
+
 @app.command("restore-plan", rich_help_panel=RESTORE)
 def restore_plan(
     backup: BackupId = "latest",
     project: Project = Path(),
     dest: Dest = None,
+    only: Only = None,
+    collection: OnlyCollection = None,
+    to: To = None,
+    include_env: RestoreEnv = False,
+    force: ForceEnv = False,
+    skip_damaged: SkipDamaged = False,
+    read_back: ReadBack = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan, for `restore --plan`, or the script.")
+    ] = None,
+    as_script: Annotated[
+        bool, typer.Option("--script", help="A shell script that restores without this tool.")
+    ] = False,
     qdrant_path: QdrantPath = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the steps that would restore a backup to this environment; exit 3 when something blocks it."""
-    from docmind_backup import documents, operations, render
+    from docmind_backup import documents, render, restores
 
+    if as_script and as_json:
+        raise typer.BadParameter("a script is no JSON: leave one of them out", param_hint="--script")
+    if as_script and (to or include_env or force or skip_damaged or read_back):
+        raise typer.BadParameter("of what `restore` has to choose with, a script takes --only and --collection")
     face = _face(project, dest, quiet=quiet or as_json)
-    with _compose(
-        project, {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}, warn=face.warn, ask_qdrant=True
-    ) as run:
+    more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
+    wanted = _selection(only, collection, to, **more)
+    flags = {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path)}
+    with _compose(project, flags, warn=face.warn, ask_qdrant=True) as run:
         _warn_of_broken(run.job.look, face, backup)
-        plan = operations.restore_plan(run.job, backup)
+        planned = restores.plan(run.job, backup, wanted, fingerprints=out is not None)
+        if as_script:
+            script = restores.script(planned)
+            _give_script(script, _absolute(out))
+            render.restore_script(face, script.plan, out)
+            raise typer.Exit(3 if script.plan.blockers else 0)
+        document = documents.planned_restore(planned, restores.record_digest(planned.backup))
+        if out:
+            restores.write_plan(out, document)
         if as_json:
-            _print_json(documents.restore_plan(plan))
+            _print_json(document)
         else:
-            render.restore_plan(face, plan)
-        raise typer.Exit(3 if plan.blockers else 0)
+            render.restore_plan(face, planned.plan)
+        raise typer.Exit(3 if planned.plan.blockers else 0)
+
+
+def _selection(only: list[str] | None, collection: list[str] | None, to: Path | None, **more: bool) -> Selection:
+    from docmind_backup.core.selection import Selection
+
+    return Selection(frozenset(_parts(only)), tuple(collection or ()), to=str(_absolute(to) or ""), **more)
+
+
+@app.command("restore", rich_help_panel=RESTORE)
+def restore(
+    backup: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="BACKUP",
+            help="`latest`, an id, a unique prefix of one, or a directory.",
+            autocompletion=_complete_ids,
+        ),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Only these, by their path in the backup; with --to."),
+    ] = None,
+    project: Project = Path(),
+    dest: Dest = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Carry out this plan, if nothing changed since."),
+    ] = None,
+    only: Only = None,
+    collection: OnlyCollection = None,
+    to: To = None,
+    include_env: RestoreEnv = False,
+    force: ForceEnv = False,
+    skip_damaged: SkipDamaged = False,
+    read_back: ReadBack = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was interrupted.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Bring back what was there before.")] = False,
+    discard_rollback: Annotated[bool, typer.Option("--discard-rollback", help="Delete what was there before.")] = False,
+    qdrant_path: QdrantPath = None,
+    lock_wait: LockWait = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a backup back: staged, verified, swapped in; what was there is kept until you say otherwise."""
+    face = _face(project, dest, quiet=quiet or as_json)
+    more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
+    wanted = _selection(only, collection, to, **more)
+    flags = {"root": _absolute(dest), "qdrant_path": _absolute(qdrant_path), "lock_wait": lock_wait}
+    ways = {"--plan": plan is not None, "--resume": resume, "--rollback": rollback}
+    ways |= {"--discard-rollback": discard_rollback, "BACKUP": backup is not None}
+    chosen = [way for way, given in ways.items() if given]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"one of these is needed: {', '.join(ways)}" + (f"; given: {', '.join(chosen)}" if chosen else ""),
+            hint="`docmind-backup restore latest`",
+        )
+    with _compose(project, flags, warn=face.warn, ask_qdrant=not files, only=tuple(wanted.parts)) as run:
+        asked = _Asked(run.job, face, wanted, yes=yes, dry_run=dry_run, as_json=as_json)
+        match chosen[0]:
+            case "BACKUP" if files:
+                code = asked.pick(backup or "", files)
+            case "BACKUP" | "--plan":
+                code = asked.restore(backup, plan)
+            case "--discard-rollback":
+                code = asked.discard()
+            case way:
+                code = asked.go_on(resume=way == "--resume")
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One `restore`: show, ask, do, tell. Each method returns the exit code."""
+
+    job: Job
+    face: Face
+    wanted: Selection
+    yes: bool
+    dry_run: bool
+    as_json: bool
+
+    def restore(self, backup: str | None, plan: Path | None) -> int:
+        from docmind_backup import documents, render, render_restore, restores
+
+        face, planned = self.face, self._planned(backup, plan)
+        if self.dry_run or not self.as_json:
+            if self.as_json:
+                _print_json(documents.planned_restore(planned, restores.record_digest(planned.backup)))
+            else:
+                render.restore_plan(face, planned.plan, last=self.dry_run)
+                if self.wanted.wants_env:
+                    render_restore.env_keys(face, planned)
+            if self.dry_run:
+                return 3 if planned.plan.blockers else 0
+        restores.refuse_blocked(planned)
+        self._ask(render_restore.question(planned))
+        with face.progress("looking at the target") as on_event:
+            on_event.verb = "restored"
+            done = restores.restore(self.job, planned, on_event=on_event)
+        return self._told(done)
+
+    def _planned(self, backup: str | None, plan: Path | None) -> PlannedRestore:
+        from docmind_backup import documents, restores
+
+        if plan is None:
+            _warn_of_broken(self.job.look, self.face, backup or "")
+            return restores.plan(self.job, backup or "latest", self.wanted)
+        directory, wanted, document = restores.read_plan(plan)
+        planned = restores.plan(self.job, directory, wanted, fingerprints=True)
+        now = documents.planned_restore(planned, restores.record_digest(planned.backup))
+        restores.refuse_outdated(document, now)
+        return planned
+
+    def _told(self, done: Restored) -> int:
+        from docmind_backup import documents, render_restore
+
+        if self.as_json:
+            _print_json(documents.restored(done))
+        else:
+            render_restore.restored(self.face, done)
+        return done.exit_code
+
+    def pick(self, backup: str, files: list[str]) -> int:
+        from docmind_backup import documents, looking, picking, render_restore
+
+        if not self.wanted.to:
+            raise UsageError("single files go to a folder of their own", hint="give --to DIR, and move them yourself")
+        found = looking.show(self.job.look, backup)
+        to = Path(self.wanted.to)
+        done = picking.pick(found, files, to, skip_damaged=self.wanted.skip_damaged, dry_run=self.dry_run)
+        if self.as_json:
+            _print_json(documents.picked(done))
+        else:
+            render_restore.picked(self.face, done)
+        return done.exit_code
+
+    def go_on(self, *, resume: bool) -> int:
+        from docmind_backup import restores
+
+        to = Path(self.wanted.to) if self.wanted.to else None
+        if self.dry_run:
+            raise UsageError("--dry-run has nothing to show here", hint="`docmind-backup restore -h`")
+        with self.face.progress("looking at the target") as on_event:
+            on_event.verb = "restored"
+            act = restores.resume if resume else restores.roll_back
+            return self._told(act(self.job, to, on_event=on_event))
+
+    def discard(self) -> int:
+        from docmind_backup import documents, render_restore, restores
+
+        kept = restores.kept(self.job)
+        if self.dry_run:
+            for folder in kept:
+                self.face.answer(folder)
+            return 0
+        self._ask(f"Delete what was there before, and is kept in {', '.join(kept)}?")
+        done = restores.accept(self.job)
+        if self.as_json:
+            _print_json([documents.restored(one) for one in done])
+        else:
+            render_restore.discarded(self.face, done)
+        return 0
+
+    def _ask(self, question: str) -> None:
+        """UsageError when nobody is there to answer."""
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is there to ask: this is not a terminal", hint="give --yes to mean it")
+        if not typer.confirm(question, err=True):
+            raise Interrupted(signal.SIGINT)
+
+
+def _give_script(script: Script, out: Path | None) -> None:
+    from docmind_backup import scripting
+
+    if out:
+        scripting.write(out, script.lines)
+        return
+    for block in scripting.blocks(script.lines):
+        typer.echo(block, nl=False)
 
 
 @app.command("hold", rich_help_panel=KEEP)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +13,7 @@ from docmind_backup.core.model import (
     Advanced,
     CollectionRecord,
     CollectionState,
+    DownloadStarted,
     FileEntry,
     Omission,
     OnEvent,
@@ -25,8 +24,9 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import CollectionStep, folder_name
 from docmind_backup.core.qdrant_rest import NotFoundError
 from docmind_backup.core.server import CollectionServer, Downloaded, ServerSnapshot
-from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused, QdrantUnreachable
-from docmind_backup.ledger import Begun, Ledger, delete_ours
+from docmind_backup.creating import Creation, Crowded, begin
+from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused
+from docmind_backup.ledger import Fate, Ledger
 from docmind_backup.sharing import Sharing
 
 Taken = tuple[CollectionRecord, FileEntry]
@@ -48,6 +48,7 @@ class _Errand:
     min_free: int
     notes: list[str]
     sharing: Sharing
+    late_wait_s: float
 
     @property
     def name(self) -> str:
@@ -60,18 +61,28 @@ class _Brought:
 
     snapshot: ServerSnapshot
     counts: tuple[int, int]
+    state: CollectionState
+    """After it was made."""
     target: Path
     got: Downloaded | None
     """None when it was gone before it could be fetched."""
-    replaced: bool
-    """In the end it was no longer there as the server had made it for us."""
+    others: int
+    """Snapshots of the collection that were there before."""
+    ours: bool
+    """False when the server did not answer, and this is the only one that appeared since."""
+    fate: Fate | None
+
+    @property
+    def lost(self) -> bool:
+        """In the end it was no longer there as the server had made it for us: another one may fare better."""
+        return self.fate in (Fate.GONE, Fate.OUT_OF_REACH)
 
     @property
     def problem(self) -> str:
         """What arrived against what the server said it made; empty when they are the same."""
         said, got = self.snapshot, self.got
         if got is None:
-            return f"somebody removed our snapshot {said.name} before it was fetched"
+            return f"somebody removed the snapshot {said.name} before it was fetched"
         if said.size != got.size:
             return f"{got.size:,} bytes arrived, the server said {said.size:,}"
         if said.checksum and said.checksum != got.sha256:
@@ -90,14 +101,16 @@ def capture_collection(
     min_free: int,
     notes: list[str],
     sharing: Sharing | None = None,
+    late_wait_s: float = 0,
 ) -> Taken | Omission:
     """The collection as a file below `staging`, or the omission that says why not.
 
     Exact counts are taken before and after: equal, the snapshot's count is exact; different, it is a range
-    (a snapshot made while points are written lies between them). Destination errors pass as OSError, a full
-    disk known beforehand as NoSpace.
+    (a snapshot made while points are written lies between them). A snapshot whose creation was not answered is
+    looked for `late_wait_s` seconds. Destination errors pass as OSError, a full disk known beforehand as NoSpace.
     """
-    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, notes, sharing or Sharing())
+    shared = sharing or Sharing()
+    errand = _Errand(server, step, staging, backup_id, ledger, on_event, min_free, notes, shared, late_wait_s)
     taken = _capture(errand)
     if isinstance(taken, Omission):
         _remove_empty(staging / step.stored, staging)
@@ -105,22 +118,42 @@ def capture_collection(
 
 
 def _capture(errand: _Errand) -> Taken | Omission:
-    name, problem = errand.name, ""
+    name, problem, state, changed = errand.name, "", errand.step.state, False
     try:
         for _ in range(ATTEMPTS):
             brought = _bring(errand)
-            problem = brought.problem
+            changed = _described(state) != _described(brought.state)
+            problem = "it was changed, or made anew, each time it was captured" if changed else brought.problem
             if brought.got and not problem:
                 return _taken(errand, brought, brought.got)
             brought.target.unlink(missing_ok=True)
-            if not brought.replaced:
+            if not (changed or brought.lost):
                 break
-        return Omission(Part.QDRANT, name, Reason.MISMATCH, problem)
+            state = brought.state
+        return Omission(Part.QDRANT, name, Reason.CHANGING if changed else Reason.MISMATCH, problem)
     except NotFoundError as error:
         return Omission(Part.QDRANT, name, Reason.MISSING, f"it was there when the run began; {error}")
     except QdrantError as error:
-        reason = Reason.REFUSED if isinstance(error, QdrantRefused) else Reason.UNREACHABLE
-        return Omission(Part.QDRANT, name, reason, _with_hint(error))
+        return Omission(Part.QDRANT, name, _reason(error), _with_hint(error))
+
+
+def _reason(error: QdrantError) -> Reason:
+    match error:
+        case QdrantRefused():
+            return Reason.REFUSED
+        case Crowded():
+            return Reason.BUSY
+        case _:
+            return Reason.UNREACHABLE
+
+
+def _described(state: CollectionState) -> tuple[object, ...]:
+    """What a snapshot holds beside its points: another one means another collection, or a changed one."""
+    schema = {
+        field: {key: value for key, value in kind.items() if key != "points"} if isinstance(kind, dict) else kind
+        for field, kind in state.payload_schema.items()
+    }
+    return state.config, state.metadata, schema
 
 
 def _remove_empty(folder: Path, staging: Path) -> None:
@@ -135,63 +168,33 @@ def _bring(errand: _Errand) -> _Brought:
     """Count, make a snapshot, count again, fetch it, and delete it on the server, whatever happens."""
     server, name = errand.server, errand.name
     before = server.count(name)
-    begun = _begin(errand)
+    creation = begin(server, errand.ledger, name, errand.backup_id)
     try:
-        snapshot = _create(errand, begun)
-        begun = begun.answered(snapshot)
-        errand.ledger.write(begun)
+        snapshot = creation.snapshot(errand.late_wait_s, lambda: errand.on_event(Advanced(0, downloaded=True)))
         after = server.count(name)
+        state = server.describe(name)
         _check_space(errand, snapshot)
         target = errand.staging / errand.step.stored / _stored_name(snapshot)
         got = _download(errand, snapshot, target)
     finally:
-        replaced = _end(errand, begun)
-    return _Brought(snapshot, (before, after), target, got, replaced)
+        fate = _end(errand, creation)
+    state = replace(state, role=errand.step.state.role, placement=errand.step.state.placement)
+    return _Brought(snapshot, (before, after), state, target, got, creation.others, bool(creation.name), fate)
 
 
-def _begin(errand: _Errand) -> Begun:
-    """Write down what is there and that a snapshot is about to be made."""
-    server = errand.server
-    there = server.snapshots(errand.name)
-    listed = tuple((s.name, s.checksum) for s in there)
-    asked_at = _free_second(server, there).isoformat()
-    begun = Begun(errand.backup_id, server.url, errand.name, asked_at, listed)
-    errand.ledger.write(begun)
-    return begun
-
-
-def _free_second(server: CollectionServer, there: Iterable[ServerSnapshot]) -> datetime:
-    """Server time, once no snapshot `there` has it in its name: ours, named by the second, would replace that one."""
-    patience = 20  # tenths of a second: a clock that stands still is not waited for
-    now = server.now()
-    while patience and any(s.name.endswith(f"{now:-%Y-%m-%d-%H-%M-%S}.snapshot") for s in there):
-        time.sleep(0.1)
-        patience, now = patience - 1, server.now()
-    return now
-
-
-def _create(errand: _Errand, begun: Begun) -> ServerSnapshot:
-    """A refusal is an answer: nothing was begun. Silence is not: the server may finish all the same."""
+def _end(errand: _Errand, creation: Creation) -> Fate | None:
+    """Our snapshot leaves the server; what cannot be done now is left to a later run."""
     try:
-        return errand.server.create_snapshot(begun.collection)
-    except QdrantUnreachable:
-        raise
-    except QdrantError:
-        errand.ledger.forget(begun)
-        raise
-
-
-def _end(errand: _Errand, begun: Begun) -> bool:
-    """Our snapshot leaves the server; what cannot be done now is left to the next run. Whether it was gone already."""
-    if not begun.name:
-        return False
-    try:
-        deleted = delete_ours(errand.server, begun)
-        errand.ledger.forget(begun)
+        fate = creation.end()
     except QdrantError as error:
-        errand.notes.append(f"our snapshot {begun.name} is still on the server ({error}); the next run removes it")
-        return False
-    return not deleted
+        errand.notes.append(f"our snapshot {creation.name} is still on the server ({error}); the next run removes it")
+        return None
+    if fate is Fate.OUT_OF_REACH:
+        errand.notes.append(
+            f"collection {errand.name} is gone, and our snapshot {creation.name} still on the server, out of reach "
+            "until a collection of that name is made again; the next run after that removes it"
+        )
+    return fate
 
 
 def _check_space(errand: _Errand, snapshot: ServerSnapshot) -> None:
@@ -211,23 +214,31 @@ def _stored_name(snapshot: ServerSnapshot) -> str:
 
 def _download(errand: _Errand, snapshot: ServerSnapshot, target: Path) -> Downloaded | None:
     durable.private_folders(target.parent, below=errand.staging)
+    name, tell = errand.name, errand.on_event
+    tell(DownloadStarted(name, snapshot.size))
     try:
-        return errand.server.download(
-            errand.name, snapshot.name, target, lambda count: errand.on_event(Advanced(count, downloaded=True))
-        )
+        return errand.server.download(name, snapshot.name, target, lambda count: tell(Advanced(count, True, name)))
     except NotFoundError:
         return None
 
 
 def _taken(errand: _Errand, brought: _Brought, got: Downloaded) -> Taken:
     step, snapshot = errand.step, brought.snapshot
+    if not brought.ours:
+        errand.notes.append(
+            f"collection {errand.name}: the call that makes a snapshot was not answered; {snapshot.name} appeared "
+            "afterwards and is in this backup. It may be another client's, so it was left on the server"
+        )
+    if brought.others:
+        those = f"{brought.others:,} other snapshot{'s' * (brought.others > 1)}"
+        errand.notes.append(f"collection {errand.name}: {those} on the server left alone (`docmind-backup leftovers`)")
     if not snapshot.checksum:
         errand.notes.append(f"collection {errand.name}: the server gave no checksum; its snapshot is as it arrived")
     stored = brought.target.stat()
     path = PurePosixPath(step.stored, brought.target.name).as_posix()
     record = CollectionRecord(
         name=errand.name,
-        role=step.state.role,
+        role=brought.state.role,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         points_min=min(brought.counts),
         points_max=max(brought.counts),
@@ -236,7 +247,7 @@ def _taken(errand: _Errand, brought: _Brought, got: Downloaded) -> Taken:
         sha256=got.sha256,
         snapshot_name=snapshot.name,
         server_checksum=snapshot.checksum,
-        state=step.state,
+        state=brought.state,
     )
     entry = FileEntry(
         path,

@@ -90,7 +90,9 @@ def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
         events=EventLog(sinks, clock=now, warn=warn),
         lock_wait_s=loaded.own.lock_wait,
         busy_wait_s=loaded.own.busy_wait,
+        late_wait_s=loaded.own.late_wait,
         min_free=loaded.own.min_free,
+        downloads=loaded.own.downloads,
     )
 
 
@@ -145,6 +147,9 @@ def _server(loaded: Settings) -> Server:
         request_timeout_s=loaded.request_timeout_s,
         create_timeout_s=own.create_timeout,
         stall_timeout_s=own.stall_timeout,
+        min_rate=own.min_rate,
+        download_retries=own.download_retries,
+        retry_wait_s=own.retry_wait,
     )
 
 

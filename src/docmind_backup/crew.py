@@ -13,6 +13,7 @@ from typing import Any
 
 from docmind_backup.copying import BUFFER, Copier
 from docmind_backup.core.model import Event, OnEvent
+from docmind_backup.errors import Stopped
 
 MOST = 4
 """Threads at most, and one more than there are cores: while one waits for the disk, the others hash."""
@@ -28,15 +29,13 @@ Result = Callable[[], Any]
 Job = Callable[[Copier], Any]
 
 
-class Stopped(BaseException):
-    """The run is ending: whoever still works leaves off. Never the reason itself."""
-
-
 class Teller:
     """Tells of events one at a time, from whatever thread; once something failed, whoever tells is stopped."""
 
-    def __init__(self, on_event: OnEvent) -> None:
+    def __init__(self, on_event: OnEvent, on_failure: Callable[[BaseException], None] = lambda _: None) -> None:
         self._on_event = on_event
+        self._on_failure = on_failure
+        """Ends what waits for something else than an event; called once, with what ends the run."""
         self._one = threading.Lock()
         self.failure: BaseException | None = None
         """What ends the run: the first that was raised."""
@@ -54,10 +53,11 @@ class Teller:
     def failed(self, error: BaseException) -> None:
         if self.failure is None and not isinstance(error, Stopped):
             self.failure = error
+            self._on_failure(error)
 
 
 @contextmanager
-def beside(work: Callable[[], None], teller: Teller) -> Iterator[None]:
+def beside(work: Callable[[], None], teller: Teller, name: str = "files") -> Iterator[None]:
     """`work` goes on in a thread of its own until the block is done too; what fails in one ends the other."""
 
     def run() -> None:
@@ -66,7 +66,7 @@ def beside(work: Callable[[], None], teller: Teller) -> Iterator[None]:
         except BaseException as error:
             teller.failed(error)
 
-    thread = threading.Thread(target=run, name="files")
+    thread = threading.Thread(target=run, name=name)
     try:
         thread.start()
         yield

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from docmind_backup.catalog import Item
 from docmind_backup.core import format as fmt
-from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Omission, Seal, Unfinished
+from docmind_backup.core.model import Backup, BrokenBackup, Deep, ForeignBackup, Omission, Seal, Unfinished
 
 if TYPE_CHECKING:
+    from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan, Step
+    from docmind_backup.core.proof import Deepened
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
+    from docmind_backup.ledger import Begun
+    from docmind_backup.leftovers import Leftovers
     from docmind_backup.operations import Created, Pruned
+    from docmind_backup.picking import Picked
+    from docmind_backup.restores import PlannedRestore, Restored
 
 Json = dict[str, Any]
 
@@ -28,7 +34,51 @@ def created(result: Created) -> Json:
         "exit_code": result.exit_code,
         "pruned": pruned_ids,
         "prune_failed": [{"id": b.id, "why": why} for b, why in result.pruned.refused] if result.pruned else [],
-        "left_on_server": [{"snapshot": c.snapshot.name, "command": c.command} for c in result.candidates],
+        "left_on_server": [
+            {"collection": c.collection, "snapshot": c.snapshot.name, "command": c.command} for c in result.candidates
+        ],
+    }
+
+
+def shown(found: Backup, left: Sequence[Begun]) -> Json:
+    """`show --json`; `left`: what its run could not clean up behind it."""
+    return {
+        **backup(found, whole=True),
+        "left_on_server": [
+            {"server": note.url, "collection": note.collection, "snapshot": note.name or None} for note in left
+        ],
+    }
+
+
+def leftovers(found: Leftovers) -> Json:
+    """`leftovers --json`."""
+    return {
+        "server": found.url,
+        "problem": found.problem,
+        "snapshots": [
+            {
+                "whose": one.whose,
+                "collection": one.collection,
+                "snapshot": one.snapshot.name,
+                "bytes": one.snapshot.size,
+                "created": one.snapshot.created or None,
+                "command": one.command or None,
+            }
+            for one in found.snapshots
+        ],
+        "unread": [{"collection": name, "why": why} for name, why in found.unread],
+        "notes": [
+            {
+                "standing": note.standing,
+                "server": note.begun.url,
+                "collection": note.begun.collection,
+                "snapshot": note.begun.name or None,
+                "asked_at": note.begun.asked_at,
+                "backup": note.begun.backup_id,
+                "file": fmt.printable(str(note.file)),
+            }
+            for note in found.notes
+        ],
     }
 
 
@@ -70,6 +120,18 @@ def _verified(seal: Seal | None) -> Json:
         "round": {"started_at": under_way.started_at.isoformat(), "files": under_way.files, "bytes": under_way.bytes}
         if under_way
         else None,
+        "deep": _deep_seal(seal.deep) if seal and seal.deep else None,
+    }
+
+
+def _deep_seal(deep: Deep) -> Json:
+    """The last time all of it was opened by its engines."""
+    return {
+        "proved_at": deep.proved_at.isoformat(),
+        "collections": [
+            {"name": name, "points": points, "digest": digest or None}
+            for name, (points, digest) in deep.collections.items()
+        ],
     }
 
 
@@ -130,6 +192,16 @@ def plan(decided: BackupPlan) -> Json:
         "notes": list(decided.notes),
         "layout": decided.layout,
         "bytes_needed": decided.bytes_needed,
+        "artifact_check": _artifact_check(decided.artifact_check) if decided.artifact_check else None,
+    }
+
+
+def _artifact_check(check: ArtifactCheck) -> Json:
+    return {
+        "index_snapshot": check.index_snapshot,
+        "collection": check.collection,
+        "points": check.points,
+        "earlier": fmt.proof_fields(check.earlier) if check.earlier else None,
     }
 
 
@@ -188,7 +260,33 @@ def verification(found: Verification | Unread) -> Json:
         "findings": [_finding(f) for f in found.findings],
         "also_damaged": list(found.also_damaged),
         "omissions": [omission(o) for o in found.omissions],
+        "made_by": found.made_by or None,
+        "unproved": [{**fmt.path_fields(u.what, "what"), "why": u.why, "hint": u.hint} for u in found.unproved],
+        "deep": _deepened(found.deep) if found.deep else None,
         "remembered": found.remembered,
+    }
+
+
+def _deepened(deep: Deepened) -> Json:
+    return {
+        "collections": [
+            {
+                "name": one.name,
+                **fmt.path_fields(one.path),
+                "points": one.proof.points,
+                "points_in_segments": one.proof.in_segments,
+                "digest": one.proof.digest or None,
+                "shards": dict(one.proof.shards),
+                "shards_elsewhere": list(one.proof.elsewhere),
+                "vectors": dict(one.proof.vectors),
+                "engine": one.proof.engine,
+            }
+            for one in deep.collections
+        ],
+        "databases": [
+            {**fmt.path_fields(one.path), "rows": dict(one.rows), "engine": one.engine} for one in deep.databases
+        ],
+        "remarks": list(deep.remarks),
     }
 
 
@@ -237,6 +335,50 @@ def restore_plan(plan: RestorePlan) -> Json:
             for step in plan.steps
         ],
         "space": [{"path": s.path, "needed": s.needed, "free": s.free} for s in plan.space],
-        "checks": [{"what": c.what, "expected": c.expected} for c in plan.checks],
+        "checks": [{"what": c.what, "expected": c.expected, "note": c.note} for c in plan.checks],
         "bytes": plan.bytes,
+    }
+
+
+def planned_restore(planned: PlannedRestore, record_sha256: str) -> Json:
+    """A plan as a file: with what it was made of, so that carrying it out can tell what changed."""
+    selection = planned.wanted.document()
+    return {
+        **restore_plan(planned.plan),
+        "record_sha256": record_sha256,
+        "selection": {**selection, "to": fmt.printable(selection["to"])},
+        "target": {fmt.printable(path): found for path, found in planned.plan.target.items()},
+        "env": [{"key": key, "verdict": verdict} for key, verdict in planned.env],
+    }
+
+
+def restored(done: Restored) -> Json:
+    """`restore --json`, also of `--resume` and `--rollback`."""
+    journal = done.journal
+    return {
+        "backup": journal.backup_id,
+        "directory": fmt.printable(journal.directory),
+        "state": journal.phase,
+        "taken_at": journal.taken_at,
+        "files": sum(piece.files for piece in journal.pieces),
+        "bytes": sum(piece.bytes for piece in journal.pieces),
+        "places": [{"what": p.stored, "target": fmt.printable(p.live)} for p in journal.pieces],
+        "collections": list(journal.collections),
+        "left_out": [fmt.printable(path) for path in journal.left_out],
+        "checks": [{"what": c.what, "found": c.found, "right": c.right} for c in done.checks],
+        "env": [{"key": key, "verdict": verdict} for key, verdict in done.planned.env] if done.planned else [],
+        "kept_in": [] if journal.aside else [fmt.printable(folder) for folder in journal.folders],
+        "exit_code": done.exit_code,
+    }
+
+
+def picked(found: Picked) -> Json:
+    """`restore BACKUP FILE --to DIR --json`."""
+    return {
+        "backup": found.backup_id,
+        "to": fmt.printable(str(found.to)),
+        "files": [fmt.printable(path) for path in found.paths],
+        "bytes": found.bytes,
+        "left_out": list(found.damaged),
+        "exit_code": found.exit_code,
     }

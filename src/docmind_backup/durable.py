@@ -62,7 +62,14 @@ def _fsync(path: Path, flags: int) -> None:
 def private_folders(folder: Path, *, below: Path) -> None:
     """Make `folder` and what is missing above it down from `below`, each 0700 (mkdir's own parents are not)."""
     missing = [folder, *(parent for parent in folder.parents if parent.is_relative_to(below) and parent != below)]
-    for each in reversed(missing):
+    try:
+        _make(missing)
+    except FileNotFoundError:  # another thread found one of them empty just now, and removed it
+        _make(missing)
+
+
+def _make(folders: list[Path]) -> None:
+    for each in reversed(folders):
         each.mkdir(mode=0o700, exist_ok=True)
 
 

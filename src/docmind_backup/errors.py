@@ -49,10 +49,26 @@ class QdrantError(BackupError):
     """Qdrant (or another service) is unavailable or refused."""
 
     exit_code = 15
+    may_be_done = False
+    """Whether the server may have done what was asked all the same, or may do it yet."""
 
 
 class QdrantUnreachable(QdrantError):
-    """Nothing answered, or not in time."""
+    """Nothing answered, or not in time, or somebody in between."""
+
+    may_be_done = True
+
+
+class QdrantAbsent(QdrantUnreachable):
+    """Nobody took the call: nothing was asked."""
+
+    may_be_done = False
+
+
+class QdrantUnclear(QdrantError):
+    """It answered, and the answer does not say what came of the call."""
+
+    may_be_done = True
 
 
 class QdrantRefused(QdrantError):
@@ -69,3 +85,13 @@ class Interrupted(BackupError):
     def __init__(self, signal_number: int) -> None:
         super().__init__("interrupted")
         self.exit_code = 128 + signal_number
+
+
+class PlanOutdated(BackupError):
+    """The target is no longer as a plan found it."""
+
+    exit_code = 17
+
+
+class Stopped(BaseException):
+    """The run is ending: whoever still works leaves off. Never the reason itself."""

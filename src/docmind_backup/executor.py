@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from threading import Lock
 
 from docmind_backup import durable, embedded
 from docmind_backup.capture import capture
-from docmind_backup.catalog import STATE, Catalog, name_of, remove
+from docmind_backup.catalog import Catalog, name_of, remove
 from docmind_backup.collection import capture_collection, embedded_record
+from docmind_backup.consistency import together
 from docmind_backup.copying import BUFFER
 from docmind_backup.core.model import (
     Advanced,
+    ArtifactProof,
     Backup,
+    DownloadStarted,
     Entry,
+    Event,
     FileEntry,
     Kind,
     Omission,
@@ -32,8 +39,8 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import BackupPlan, CollectionStep, FileStep, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.core.sharing import Held
-from docmind_backup.crew import Crew, Stopped, Teller, beside
-from docmind_backup.errors import BackupError, NoSpace, QdrantError
+from docmind_backup.crew import Crew, Teller, beside
+from docmind_backup.errors import BackupError, Interrupted, NoSpace, QdrantError, Stopped
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
@@ -54,11 +61,15 @@ class Execution:
     clock: Callable[[], datetime]
     on_event: OnEvent
     busy_wait_s: float
+    late_wait_s: float
+    """How long a collection snapshot whose creation was not answered is looked for."""
     min_free: int
     """Bytes that stay free on the destination."""
     fingerprints: Callable[[], dict[str, str]]
     last_try: bool
     """The sources moved once already: if they do again, say so and publish."""
+    downloads: int = 1
+    """Collections at once, at most."""
 
 
 def execute(plan: BackupPlan, run: Execution) -> Backup:
@@ -69,14 +80,20 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
     raised, nothing is published and nothing of the run is left.
     """
     check_space(plan, run.catalog.root, run.min_free)
-    teller = Teller(run.on_event)
-    teller(RunStarted(plan.copy_bytes, plan.download_bytes, sum(isinstance(s, CollectionStep) for s in plan.steps)))
+    collections = sum(isinstance(step, CollectionStep) for step in plan.steps)
+    servers = [run.server.another() for _ in range(min(run.downloads, collections))] if run.server else []
+    teller = Teller(run.on_event, lambda error: _stop(servers, error))
+    teller(RunStarted(plan.copy_bytes, plan.download_bytes, collections))
     with durable.destination_errors(run.catalog.root), Sharing() as sharing, Crew() as crew:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            results = _Capture(plan, run, staging, sharing, crew, teller).all()
-            record = write_records(plan, results, staging, fingerprints=run.fingerprints(), finished_at=run.clock())
+            captured = _Capture(plan, run, staging, sharing, crew, teller, servers)
+            results = captured.all()
+            proof = captured.held_together(results)
+            record = write_records(
+                plan, results, staging, fingerprints=run.fingerprints(), proof=proof, finished_at=run.clock()
+            )
             flusher.flush(staging)
             final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
         except BaseException as error:
@@ -88,6 +105,12 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
         finally:
             flusher.close()
     return Backup(final, record)
+
+
+def _stop(servers: Iterable[CollectionServer], error: BaseException) -> None:
+    """Nobody waits for bytes any more. A snapshot that is being made is waited for, to be deleted, but at a signal."""
+    for server in servers:
+        server.stop(creating=isinstance(error, Interrupted | KeyboardInterrupt))
 
 
 def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:
@@ -113,6 +136,14 @@ ROOM_EVERY = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """A thread's own way to the server, and its leave to have a snapshot made there."""
+
+    server: CollectionServer
+    held: ExitStack
+
+
+@dataclass(frozen=True, slots=True)
 class _Capture:
     """Every step of a plan, carried out into a staging folder."""
 
@@ -122,6 +153,10 @@ class _Capture:
     sharing: Sharing
     crew: Crew
     teller: Teller
+    servers: Sequence[CollectionServer]
+    """One for each thread that brings collections."""
+    making: Lock = field(default_factory=Lock)
+    """Held by who has the server make a snapshot."""
 
     def all(self) -> list[StepResult]:
         plan, run = self.plan, self.run
@@ -137,6 +172,21 @@ class _Capture:
         results[0].notes.extend(self.sharing.notes)
         return results
 
+    def held_together(self, results: list[StepResult]) -> ArtifactProof | None:
+        """What belongs together, as it was captured; what does not fit is named in the results.
+
+        Raises SourcesMoved where another try may bring what fits.
+        """
+        run = self.run
+        if run.server is None:
+            return None
+        found = together(self.plan, run.server, results, self.staging, self.teller)
+        if not run.last_try and (found.again or (found.wrong and _activation_moved(self.plan, run.watch()))):
+            raise SourcesMoved
+        results[0].omissions.extend(found.omissions)
+        results[0].notes.extend(found.notes)
+        return found.proof
+
     def _look_at_shared(self) -> None:
         """A backup that was found damaged since the plan was made has passed that on."""
         found = [backup for backup in self.sharing.used() if self.run.catalog.is_damaged(backup)]
@@ -150,14 +200,38 @@ class _Capture:
         )
 
     def _both(self) -> list[StepResult]:
-        """Collections in this thread, where a signal interrupts the waiting for a server; files beside them."""
+        """Collections in this thread and a few like it, where a signal interrupts the waiting; files beside them."""
         spools = self.staging / SPOOLS
         spools.mkdir(mode=0o700)
         results = [StepResult(step, spools / str(i)) for i, step in enumerate(self.plan.steps)]
         files = [result for result in results if isinstance(result.step, FileStep)]
         with beside(lambda: self._steps(files), self.teller):
-            self._steps([result for result in results if isinstance(result.step, CollectionStep)])
+            self._collections([result for result in results if isinstance(result.step, CollectionStep)])
         return results
+
+    def _collections(self, results: Iterable[StepResult]) -> None:
+        """A few at once, in the order of the plan; what fails in one ends the others."""
+        left: SimpleQueue[StepResult] = SimpleQueue()
+        for result in results:
+            left.put(result)
+        with ExitStack() as others:
+            for server in self.servers[1:]:
+                others.enter_context(beside(partial(self._bring, left, server), self.teller, "collections"))
+            for server in self.servers[:1]:
+                self._bring(left, server)
+
+    def _bring(self, left: SimpleQueue[StepResult], server: CollectionServer) -> None:
+        """One after the other, as long as there are any. Whose turn it is takes the next and has its snapshot made."""
+        while True:
+            with ExitStack() as turn:
+                turn.enter_context(self.making)
+                if self.teller.failure:
+                    raise Stopped
+                try:
+                    result = left.get_nowait()
+                except Empty:
+                    return
+                self._step(result, _Turn(server, turn))
 
     def _steps(self, results: Iterable[StepResult]) -> None:
         for result in results:
@@ -176,15 +250,15 @@ class _Capture:
                     results[i].omissions.append(_moved(step.source.name, "files"))
                     return
 
-    def _step(self, result: StepResult) -> None:
+    def _step(self, result: StepResult, turn: _Turn | None = None) -> None:
         step = result.step
         label = step.source.name if isinstance(step, FileStep) else step.state.name
         self.teller(StepStarted(label))
         with result.writing():
             if isinstance(step, FileStep):
                 self._files(step, result)
-            else:
-                self._collection(step, result)
+            elif turn:
+                self._collection(step, result, turn)
         outcome = result.omissions[0].reason if result.omissions else ""
         self.teller(StepFinished(label, result.totals.files, result.totals.bytes, outcome))
 
@@ -221,19 +295,25 @@ class _Capture:
                 store, points = stores[state.name], captured.points[state.name]
                 result.collections.append(embedded_record(state, store, points, self.run.clock()))
 
-    def _collection(self, step: CollectionStep, result: StepResult) -> None:
+    def _collection(self, step: CollectionStep, result: StepResult, turn: _Turn) -> None:
         run = self.run
-        assert run.server is not None
+
+        def tell(event: Event) -> None:
+            if isinstance(event, DownloadStarted):
+                turn.held.close()  # while this one is fetched, the next one may be made
+            self.teller(event)
+
         taken = capture_collection(
-            run.server,
+            turn.server,
             step,
             self.staging,
             backup_id=self.plan.id,
-            ledger=Ledger(run.catalog.root / STATE / "servers"),
-            on_event=self.teller,
+            ledger=Ledger(run.catalog.servers),
+            on_event=tell,
             min_free=run.min_free,
             notes=result.notes,
             sharing=self.sharing,
+            late_wait_s=run.late_wait_s,
         )
         if isinstance(taken, Omission):
             if self.plan.qdrant_required:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from docmind_backup import durable
-from docmind_backup.core.qdrant_rest import snapshot_path
+from docmind_backup.core.qdrant_rest import delete_command, named_at, same_address
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.errors import QdrantError, QdrantUnreachable
 
@@ -29,6 +31,7 @@ class Begun:
     backup_id: str
     url: str
     collection: str
+    """Its own name, never an alias, which may be moved to another collection."""
     asked_at: str
     """Server time, ISO 8601."""
     before: tuple[tuple[str, str], ...]
@@ -37,19 +40,27 @@ class Begun:
     """The snapshot's name, empty while the call is unanswered."""
     checksum: str = ""
     size: int = 0
+    identity: str = ""
+    """Of the file on the server, right after the answer; asked only where others make snapshots too."""
 
-    def answered(self, snapshot: ServerSnapshot) -> Begun:
-        return replace(self, name=snapshot.name, checksum=snapshot.checksum, size=snapshot.size)
+    def answered(self, snapshot: ServerSnapshot, identity: str = "") -> Begun:
+        return replace(self, name=snapshot.name, checksum=snapshot.checksum, size=snapshot.size, identity=identity)
 
     def is_ours(self, listed: ServerSnapshot) -> bool:
         """The very snapshot the server made for us, not one of the same name that replaced it."""
         return (self.name, self.checksum, self.size) == (listed.name, listed.checksum, listed.size)
 
     def might_be_ours(self, listed: ServerSnapshot) -> bool:
-        """Unanswered: anything that appeared within a day of it could be, also what does not say when."""
-        if (listed.name, listed.checksum) in self.before:
+        """Unanswered: what appeared within a day of it could be, also what does not say when.
+
+        Not what bears in its name an earlier second: the server names a snapshot when it begins with it.
+        """
+        if self.name or (listed.name, listed.checksum) in self.before:
             return False
         since = datetime.fromisoformat(self.asked_at).replace(tzinfo=None, microsecond=0)
+        second = named_at(listed.name)
+        if second is not None and second < since:
+            return False
         try:
             return since <= datetime.fromisoformat(listed.created).replace(tzinfo=None) <= since + LATE
         except ValueError:
@@ -79,32 +90,78 @@ class Ledger:
 
     def forget(self, begun: Begun) -> None:
         self._path(begun).unlink(missing_ok=True)
+        self._former_path(begun).unlink(missing_ok=True)
 
     def pending(self) -> tuple[Begun, ...]:
         """What earlier runs began and did not clean up; unreadable notes are passed over."""
+        return tuple(begun for _, begun in self.files())
+
+    def files(self) -> tuple[tuple[Path, Begun], ...]:
+        """The same, each with where it is written down."""
         return tuple(self._read())
 
     def _path(self, begun: Begun) -> Path:
+        """One for each call: what an unanswered one brings forth is not forgotten with the next."""
+        call = json.dumps((begun.url, begun.collection, begun.asked_at)).encode()
+        return self._folder / f"{begun.backup_id}-{hashlib.sha256(call).hexdigest()[:32]}.json"
+
+    def _former_path(self, begun: Begun) -> Path:
+        """Where earlier versions wrote it."""
         collection = hashlib.sha256(begun.collection.encode()).hexdigest()
         return self._folder / f"{begun.backup_id}-{collection[:32]}.json"
 
-    def _read(self) -> Iterator[Begun]:
+    def _read(self) -> Iterator[tuple[Path, Begun]]:
+        known = {field.name for field in fields(Begun)}
         for path in sorted(self._folder.glob("*.json")):
             try:
-                data = json.loads(path.read_bytes())
+                data = {name: value for name, value in json.loads(path.read_bytes()).items() if name in known}
                 data["before"] = tuple((str(name), str(checksum)) for name, checksum in data["before"])
                 datetime.fromisoformat(data["asked_at"])
-                yield Begun(**data)
-            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                yield path, Begun(**data)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
 
 
-def delete_ours(server: CollectionServer, begun: Begun) -> bool:
-    """Delete the snapshot the server made for us; False when it no longer is that one. Raises QdrantError."""
-    there = any(begun.is_ours(listed) for listed in server.snapshots(begun.collection))
-    if there:
+# -- what is ours there --------------------------------------------------------------------------
+
+
+class Fate(StrEnum):
+    """What became of a snapshot that the server made for us."""
+
+    DELETED = "deleted"
+    GONE = "gone"
+    """No longer there as it was made for us: deleted or replaced by somebody."""
+    OUT_OF_REACH = "out of reach"
+    """There is no such collection now; made again, its old snapshots reappear (seen on Qdrant 1.18)."""
+
+
+def delete_ours(server: CollectionServer, begun: Begun) -> Fate:
+    """Delete the snapshot the server made for us, if it still is that one. Raises QdrantError.
+
+    Where others make snapshots of the collection too, its second is let pass first: until then one of theirs may
+    take its name, and of a collection at rest it is the same to the bit, so that only the file's identity tells.
+    """
+    if begun.identity:
+        _let_pass(server, begun.name)
+    listed = server.snapshots(begun.collection)
+    if any(map(begun.is_ours, listed)):
+        if begun.identity and server.identity(begun.collection, begun.name) != begun.identity:
+            return Fate.GONE
         server.delete_snapshot(begun.collection, begun.name)
-    return there
+        return Fate.DELETED
+    return Fate.GONE if listed or _is_there(server, begun.collection) else Fate.OUT_OF_REACH
+
+
+def _is_there(server: CollectionServer, collection: str) -> bool:
+    return collection in {*server.names(), *server.aliases()}
+
+
+def _let_pass(server: CollectionServer, snapshot: str) -> None:
+    """Until the server's clock shows another second than the snapshot's name; one that stands still is not awaited."""
+    for _ in range(25):
+        if named_at(snapshot) != server.now().replace(tzinfo=None):
+            return
+        time.sleep(0.05)
 
 
 def clean_up(ledger: Ledger, server: CollectionServer) -> tuple[Candidate, ...]:
@@ -112,29 +169,43 @@ def clean_up(ledger: Ledger, server: CollectionServer) -> tuple[Candidate, ...]:
 
     What it refuses now stays written down for the next run. Raises QdrantUnreachable.
     """
-    candidates: list[Candidate] = []
-    for begun in ledger.pending():
-        if begun.url != server.url:
-            continue
+    notes = ledger.pending()
+    for begun in notes:
         try:
-            candidates += _clean_up_one(ledger, server, begun)
+            _clean_up_one(ledger, server, begun)
         except QdrantUnreachable:
             raise
         except QdrantError:
             continue
-    return tuple(candidates)
+    return candidates(notes, server)
 
 
-def _clean_up_one(ledger: Ledger, server: CollectionServer, begun: Begun) -> list[Candidate]:
+def _clean_up_one(ledger: Ledger, server: CollectionServer, begun: Begun) -> None:
+    if not same_address(begun.url, server.url):
+        return
     if begun.name:
-        delete_ours(server, begun)
-        ledger.forget(begun)
-        return []
-    found = [s for s in server.snapshots(begun.collection) if begun.might_be_ours(s)]
-    if not found and server.now() - datetime.fromisoformat(begun.asked_at) > LATE:
-        ledger.forget(begun)
-    return [Candidate(begun.collection, s, _command(begun, s)) for s in found]
+        if delete_ours(server, begun) is not Fate.OUT_OF_REACH:
+            ledger.forget(begun)
+    elif server.now() - datetime.fromisoformat(begun.asked_at) > LATE:
+        listed = server.snapshots(begun.collection)
+        if not any(map(begun.might_be_ours, listed)) and _is_there(server, begun.collection):
+            ledger.forget(begun)
 
 
-def _command(begun: Begun, snapshot: ServerSnapshot) -> str:
-    return f"curl -X DELETE '{begun.url}{snapshot_path(begun.collection, snapshot.name)}'"
+def candidates(notes: Sequence[Begun], server: CollectionServer) -> tuple[Candidate, ...]:
+    """What the unanswered calls among `notes` may have brought forth. Raises QdrantUnreachable."""
+    found: dict[tuple[str, str], Candidate] = {}
+    for begun in notes:
+        if begun.name or not same_address(begun.url, server.url):
+            continue
+        try:
+            listed = server.snapshots(begun.collection)
+        except QdrantUnreachable:
+            raise
+        except QdrantError:
+            continue
+        for snapshot in filter(begun.might_be_ours, listed):
+            if not any(note.is_ours(snapshot) for note in notes):
+                command = delete_command(server.url, begun.collection, snapshot.name)
+                found[begun.collection, snapshot.name] = Candidate(begun.collection, snapshot, command)
+    return tuple(found.values())

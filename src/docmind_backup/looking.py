@@ -7,12 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from docmind_backup import catalog as catalogs
 from docmind_backup.catalog import Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup
 from docmind_backup.errors import DamageFound, FormatTooNew, NoSuchBackup
+
+if TYPE_CHECKING:
+    from docmind_backup.ledger import Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,14 @@ def show(look: Look, text: str) -> Backup:
     """One backup by `latest`, id, prefix or path."""
     directory = look.catalog.find(text, now=look.clock())
     return _read(directory, look)
+
+
+def left_by(look: Look, backup: Backup) -> tuple[Begun, ...]:
+    """What the run that made it could not clean up on the server, and wrote down."""
+    from docmind_backup.ledger import Ledger
+
+    notes = Ledger(beside(look, backup.directory).servers).pending()
+    return tuple(note for note in notes if note.backup_id == backup.id)
 
 
 def beside(look: Look, directory: Path) -> Catalog:

@@ -1,4 +1,4 @@
-"""What the tool does, without a terminal: create, prune, list, hold, plan a restore. Each reads like the README."""
+"""What the tool does, without a terminal: create, prune, hold. Each reads like the README."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from threading import Event
 
+from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
-from docmind_backup.catalog import STATE, Catalog, next_sequence
+from docmind_backup.catalog import Catalog, next_sequence
 from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
+from docmind_backup.core.fitness import salt_of
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
-from docmind_backup.core.planner import BackupPlan, CollectionStep, plan_backup
-from docmind_backup.core.restore import SIDECARS, Place, RestorePlan, Target, TargetQdrant, plan_restore
+from docmind_backup.core.planner import BackupPlan, CollectionStep, collections_known, plan_backup
+from docmind_backup.core.restore import SIDECARS, Place, Target, TargetQdrant
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
-from docmind_backup.core.server import CollectionServer
+from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
     NoSuchBackup,
@@ -28,10 +30,12 @@ from docmind_backup.errors import (
 )
 from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
-from docmind_backup.ledger import Candidate, Ledger, clean_up
+from docmind_backup.journal import refuse_unfinished
+from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
+from docmind_backup.leftovers import Leftovers
 from docmind_backup.looking import Look, beside, show
 
-Server = CollectionServer | QdrantError | None
+Server = RestoreTarget | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
 
 
@@ -50,7 +54,10 @@ class Job:
     events: EventLog
     lock_wait_s: float = 0
     busy_wait_s: float = 5
+    late_wait_s: float = 300
     min_free: int = 64 * 1024 * 1024
+    downloads: int = 2
+    """Collections at once, at most."""
 
     @property
     def look(self) -> Look:
@@ -100,10 +107,13 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     """
     started = job.clock()
     _check_data_dir(job)
+    refuse_unfinished(job.environment.data_dir)
     with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
+        refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
-        candidates = _clean_server(job)
+        _clean_server(job)
         plan, backup = _made(job, on_event)
+        candidates = _candidates(job)
         _announce(job, backup, started)
         told.set()
         pruned = _prune(job) if prune_after and _may_prune(backup) else None
@@ -145,8 +155,9 @@ def _check_data_dir(job: Job) -> None:
 
 def _plan(job: Job) -> BackupPlan:
     now = job.clock()
-    inventory = scanning.scan(job.environment, job.choices, job.server)
     backups = job.catalog.backups()
+    known = collections_known(backups, str(job.environment.data_dir))
+    inventory = scanning.scan(job.environment, job.choices, job.server, known)
     return plan_backup(
         inventory,
         job.choices,
@@ -207,9 +218,11 @@ def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
         clock=job.clock,
         on_event=on_event,
         busy_wait_s=job.busy_wait_s,
+        late_wait_s=job.late_wait_s,
         min_free=job.min_free,
         fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
         last_try=last_try,
+        downloads=job.downloads,
     )
 
 
@@ -227,13 +240,21 @@ def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:
     return {"kdf": "scrypt n=8192 r=8 p=1", "salt": salt, **prints, **key_id}
 
 
-def _clean_server(job: Job) -> tuple[Candidate, ...]:
+def _clean_server(job: Job) -> None:
     """Remove what a dead run left on the server; a silent server keeps its notes for the next run."""
-    ledger = Ledger(job.catalog.root / STATE / "servers")
-    if job.server is None or isinstance(job.server, QdrantError) or not ledger.pending():
+    ledger = Ledger(job.catalog.servers)
+    if job.server is not None and not isinstance(job.server, QdrantError) and ledger.pending():
+        with suppress(QdrantError):
+            clean_up(ledger, job.server)
+
+
+def _candidates(job: Job) -> tuple[Candidate, ...]:
+    """What this run, or a dead one, may have left on the server; nothing where it cannot be asked."""
+    notes = Ledger(job.catalog.servers).pending()
+    if job.server is None or isinstance(job.server, QdrantError):
         return ()
     try:
-        return clean_up(ledger, job.server)
+        return candidates(notes, job.server)
     except QdrantError:
         return ()
 
@@ -252,6 +273,19 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
     )
 
 
+# -- what lies on the server ---------------------------------------------------------------------
+
+
+def leftovers(job: Job) -> Leftovers:
+    """Snapshots on the server, ours, perhaps ours and others'; nothing is changed, no lock is taken."""
+    ledger, server = Ledger(job.catalog.servers), job.server
+    if server is None:
+        return lying.unasked(ledger, "", "no Qdrant server belongs to these settings")
+    if isinstance(server, QdrantError):
+        return lying.unasked(ledger, job.environment.qdrant_url, str(server))
+    return lying.look(ledger, server)
+
+
 # -- prune ---------------------------------------------------------------------------------------
 
 
@@ -263,6 +297,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     with job.catalog.lock(job.lock_wait_s):
+        refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
         return _prune(job)
 
@@ -316,25 +351,21 @@ def release(job: Job, text: str) -> tuple[Backup, bool]:
 # -- restore -------------------------------------------------------------------------------------
 
 
-def restore_plan(job: Job, text: str) -> RestorePlan:
-    """What a restore of the backup to this environment would do; nothing is touched."""
-    backup = show(job.look, text)
-    return plan_restore(backup, _target(job, backup))
-
-
-def _target(job: Job, backup: Backup) -> Target:
-    layout, seen = scanning.places(job.environment, job.choices)
+def target_of(job: Job, backup: Backup, *, fingerprints: bool = False) -> Target:
+    """The environment as a restore of `backup` would find it; nothing is touched. Fingerprints look at every file."""
+    layout, seen = scanning.places(job.environment, job.choices, backup.record.layout)
     qdrant = backup.record.qdrant
     names = [c.name for c in qdrant.collections] if qdrant and not qdrant.embedded else []
     return Target(
         environment=job.environment,
         layout=layout,
-        places=tuple(_place_of(one) for one in seen),
+        places=tuple(_place_of(one, fingerprints=fingerprints) for one in seen),
         qdrant=_target_qdrant(job, names) if names else None,
+        keys=key_fingerprints(job.environment, salt) if (salt := salt_of(backup.record)) else None,
     )
 
 
-def _place_of(seen: Seen) -> Place:
+def _place_of(seen: Seen, *, fingerprints: bool) -> Place:
     path = seen.source.path
     near = next(p for p in path.parents if os.path.exists(p))
     found = os.statvfs(near)
@@ -343,7 +374,8 @@ def _place_of(seen: Seen) -> Place:
         for suffix in SIDECARS.get(seen.source.kind, ())
         if os.path.lexists(path.with_name(path.name + suffix))
     )
-    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize)
+    fingerprint = scanning.fingerprint(seen) if fingerprints else ""
+    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize, fingerprint)
 
 
 def _target_qdrant(job: Job, names: Sequence[str]) -> TargetQdrant | None:

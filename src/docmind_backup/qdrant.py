@@ -1,21 +1,22 @@
-"""Talk to one Qdrant server: its collections as facts, their snapshots as files. No redirect, proxy or retry.
+"""Talk to one Qdrant server: its collections as facts, their snapshots as files. No redirect, no proxy.
 
-qdrant-client makes, lists and deletes snapshots; httpx brings their bytes and answers a plan's questions, which
-must not wait for qdrant-client's import nor lose what its models do not know. Foreign errors are translated here, once.
+qdrant-client makes, lists and deletes snapshots; httpx brings their bytes (downloading.py, the only thing that is
+retried) and answers a plan's questions, which must not wait
+for qdrant-client's import nor lose what its models do not know. Foreign errors are translated here, once.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,11 +24,13 @@ import httpcore
 import httpx
 
 from docmind_backup import __version__
+from docmind_backup.breaking import Breaker
 from docmind_backup.core import qdrant_rest as rest
-from docmind_backup.core.model import CollectionState
-from docmind_backup.core.server import Downloaded, ServerSnapshot
-from docmind_backup.errors import BackupError, QdrantError, QdrantUnreachable
-from docmind_backup.receiving import receive
+from docmind_backup.core.model import CollectionState, Placement
+from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
+from docmind_backup.downloading import Patience, Site, fetch
+from docmind_backup.errors import BackupError, QdrantAbsent, QdrantError, QdrantUnclear, QdrantUnreachable
+from docmind_backup.qdrant_restore import Restoring
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_BYTES = 2**18
-MAX_WORDS = 2**16
-"""As much of an error's body is read."""
+ONE_BYTE = {"Range": "bytes=0-0"}
+MAX_PAGE = 2**25
+"""Bytes of a page of points: of a thousand, with short payloads."""
 
 
 def connect(
@@ -48,14 +52,18 @@ def connect(
     request_timeout_s: float = 60,
     create_timeout_s: float = 3600,
     stall_timeout_s: float = 60,
+    min_rate: float = 1024,
+    download_retries: int = 5,
+    retry_wait_s: float = 1,
 ) -> QdrantServer:
     """A server that is first asked when one of its methods is called; close it, or use it in a `with`.
 
-    `stall_timeout_s` is the longest silence while a snapshot is downloaded. Raises UsageError for an
-    address or a key that cannot be used.
+    `stall_timeout_s` is the longest silence while a snapshot is downloaded; less than `min_rate` bytes a second on
+    average over as long is silence too. Raises UsageError for an address or a key that cannot be used.
     """
-    timeouts = _Timeouts(connect_timeout_s, request_timeout_s, create_timeout_s, stall_timeout_s)
-    return QdrantServer(rest.base_url(url), rest.usable_key(api_key), timeouts)
+    timeouts = _Timeouts(connect_timeout_s, request_timeout_s, create_timeout_s)
+    patience = Patience(stall_timeout_s, min_rate, download_retries, retry_wait_s)
+    return QdrantServer(rest.base_url(url), rest.usable_key(api_key), timeouts, patience)
 
 
 def resolve(host: str) -> tuple[str, ...]:
@@ -70,19 +78,21 @@ class _Timeouts:
     connect: float
     request: float
     create: float
-    stall: float
 
 
-class QdrantServer:
-    """core/server.py's CollectionServer over REST; for one thread at a time."""
+class QdrantServer(Restoring):
+    """core/server.py's CollectionServer and RestoreTarget over REST; but for `stop`, for one thread at a time."""
 
-    def __init__(self, url: str, key: str, timeouts: _Timeouts) -> None:
+    def __init__(self, url: str, key: str, timeouts: _Timeouts, patience: Patience) -> None:
         self._url = url
         self._key = key
         self._timeouts = timeouts
+        self._patience = patience
         self._refusals = rest.Refusals(url, key)
-        self._clients: dict[float, QdrantClient] = {}
+        self._clients: dict[tuple[float, Breaker | None], QdrantClient] = {}
         self._opened = ExitStack()
+        self._creating = Breaker()
+        self._downloading = Breaker()
 
     def __repr__(self) -> str:
         return f"QdrantServer({self._url!r})"
@@ -95,6 +105,14 @@ class QdrantServer:
 
     def close(self) -> None:
         self._opened.close()
+
+    def another(self) -> QdrantServer:
+        return self._opened.enter_context(QdrantServer(self._url, self._key, self._timeouts, self._patience))
+
+    def stop(self, *, creating: bool) -> None:
+        self._downloading.trip()
+        if creating:
+            self._creating.trip()
 
     # -- the server ------------------------------------------------------------------------------
 
@@ -143,6 +161,30 @@ class QdrantServer:
     def count(self, name: str) -> int:
         return self._read(f"{rest.collection_path(name)}/points/count", rest.count, body=rest.EXACTLY)
 
+    def placement(self, name: str) -> Placement:
+        return self._read(f"{rest.collection_path(name)}/cluster", rest.placement)
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        path, offset = f"{rest.collection_path(name)}/points/scroll", None
+        while True:
+            page = self._page(path, keys, offset)
+            yield page.points
+            if page.next is None:
+                return
+            offset = page.next
+
+    def _page(self, path: str, keys: Sequence[str], offset: int | str | None) -> rest.Page:
+        """Read up to a limit: what a server sends is not to decide about our memory."""
+        body = rest.page_body(keys, offset)
+        with self._heard(self._timeouts.request), self._http.stream("POST", self._url + path, json=body) as answer:
+            said = _no_more_than(MAX_PAGE, answer.iter_bytes())
+        if answer.status_code != 200:
+            raise self._refusals.of(answer.status_code, said)
+        try:
+            return rest.page(json.loads(said)["result"], offset)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise self._refusals.unknown_answer() from self._refusals.cause(error, said)
+
     def _aliases(self, name: str) -> tuple[str, ...]:
         return tuple(sorted(self._read(f"{rest.collection_path(name)}/aliases", rest.aliases)))
 
@@ -162,10 +204,17 @@ class QdrantServer:
             lambda client: client.create_snapshot(collection, wait=True),
             timeout_s=self._timeouts.create,
             changes="creating a snapshot",
+            breaker=self._creating,
         )
         if made is None:
-            raise QdrantError(f"Qdrant accepted to make a snapshot of {name} but did not name it")
+            raise QdrantUnclear(f"Qdrant accepted to make a snapshot of {name} but did not name it")
         return _described(made)
+
+    def identity(self, name: str, snapshot: str) -> str:
+        """The ETag: inode, size and time to the nanosecond (HEAD is not known to Qdrant; a byte is asked for)."""
+        address = self._url + rest.snapshot_path(name, snapshot)
+        with self._heard(self._timeouts.request), self._http.stream("GET", address, headers=ONE_BYTE) as answer:
+            return answer.headers.get("etag", "") if answer.status_code == 206 else ""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         file, collection = rest.file_name(snapshot), rest.collection_name(name)
@@ -178,41 +227,54 @@ class QdrantServer:
             return
 
     def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
-        address = self._url + rest.snapshot_path(name, snapshot)
-        timeout = httpx.Timeout(self._timeouts.stall, connect=self._timeouts.connect)
-        with (
-            self._heard(self._timeouts.stall),
-            self._http.stream("GET", address, timeout=timeout) as answer,
-        ):
-            if answer.status_code != 200:
-                raise self._refusals.of(answer.status_code, b"".join(islice(answer.iter_raw(MAX_WORDS), 1)))
-            promised = _promised_size(answer)
-            body = _Body(_kept_to(promised, answer.iter_raw()))
-            line = answer.extensions.get("network_stream")
-            if line is None or promised is None or self._speaks_tls:
-                return receive(body.fill, target, on_bytes)
-            plain = _Plain(body, promised, line.get_extra_info("socket"), self._timeouts.stall)
-            return receive(plain.fill, target, on_bytes)
+        site = Site(
+            address=self._url + rest.snapshot_path(name, snapshot),
+            client=self._bringing,
+            connect_s=self._timeouts.connect,
+            patience=self._patience,
+            refusals=self._refusals,
+            silence=lambda error: self._silence(error, self._patience.silence_s),
+            breaker=self._downloading,
+        )
+        return fetch(site, target, on_bytes)
+
+    # -- changing it (qdrant_restore.py) ---------------------------------------------------------
+
+    def change(self, method: str, path: str, *, slow: bool = False, **content: Any) -> httpx.Response:
+        waited_s = self._timeouts.create if slow else self._timeouts.request
+        timeout = httpx.Timeout(waited_s, connect=self._timeouts.connect, write=self._patience.silence_s)
+        with self._heard(waited_s):
+            return self._http.request(method, self._url + path, timeout=timeout, **content)
+
+    def refusals(self) -> rest.Refusals:
+        return self._refusals
 
     # -- asking ----------------------------------------------------------------------------------
 
     @cached_property
     def _http(self) -> httpx.Client:
+        return self._opened.enter_context(self._new_http())
+
+    @cached_property
+    def _bringing(self) -> httpx.Client:
         # httpcore would read 64 KiB at a time, which costs a download over loopback some processor time
         httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
+        return self._opened.enter_context(self._new_http(_Known(self._downloading, verify=self._speaks_tls)))
+
+    def _new_http(self, transport: httpx.BaseTransport | None = None) -> httpx.Client:
         own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
-        client = httpx.Client(
+        return httpx.Client(
             headers={**self._headers, **own},
             timeout=httpx.Timeout(self._timeouts.request, connect=self._timeouts.connect),
-            verify=self._speaks_tls,
+            verify=self._speaks_tls and transport is None,
+            transport=transport,
             trust_env=False,
             follow_redirects=False,
         )
-        return self._opened.enter_context(client)
 
-    def _client(self, timeout_s: float) -> QdrantClient:
+    def _client(self, timeout_s: float, breaker: Breaker | None) -> QdrantClient:
         """Made when first needed and the server has answered once: importing it takes a second, beside the copying."""
-        if timeout_s not in self._clients:
+        if (timeout_s, breaker) not in self._clients:
             self.version()
             from qdrant_client import QdrantClient
 
@@ -222,13 +284,14 @@ class QdrantServer:
                 timeout=math.ceil(timeout_s),
                 prefer_grpc=False,
                 check_compatibility=False,
-                verify=self._speaks_tls,
+                verify=self._speaks_tls and breaker is None,
+                transport=_Known(breaker, verify=self._speaks_tls) if breaker else None,
                 trust_env=False,
                 follow_redirects=False,
             )
             self._opened.callback(client.close)
-            self._clients[timeout_s] = client
-        return self._clients[timeout_s]
+            self._clients[timeout_s, breaker] = client
+        return self._clients[timeout_s, breaker]
 
     @property
     def _speaks_tls(self) -> bool:
@@ -240,18 +303,28 @@ class QdrantServer:
         """As `api_key=` qdrant-client would warn about http, on loopback too."""
         return {"api-key": self._key} if self._key else {}
 
-    def _ask(self, call: Callable[[QdrantClient], T], *, timeout_s: float | None = None, changes: str = "") -> T:
+    def _ask(
+        self,
+        call: Callable[[QdrantClient], T],
+        *,
+        timeout_s: float | None = None,
+        changes: str = "",
+        breaker: Breaker | None = None,
+    ) -> T:
         waited_s = timeout_s or self._timeouts.request
-        client = self._client(waited_s)
+        client = self._client(waited_s, breaker)
         from qdrant_client.common.client_exceptions import QdrantException
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+        check = breaker.check if breaker else lambda: None
+        check()
         try:
             return call(client)
         except UnexpectedResponse as error:
             refusal = self._refusals.of(error.status_code or 0, error.content, changes=changes)
             raise refusal from self._refusals.cause(error, error.content)
         except ResponseHandlingException as error:
+            check()
             silence = self._silence(error.source, waited_s)
             raise silence from self._refusals.cause(error, str(error).encode())
         except QdrantException as error:  # 429 with a Retry-After
@@ -305,8 +378,10 @@ class QdrantServer:
                 return error
             case httpx.ConnectTimeout():
                 problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.ConnectError():
                 problem = f"nothing answers at {self._url}: {_reason(error)}"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.TimeoutException():
                 problem = f"Qdrant at {self._url} fell silent: nothing came for {waited_s:g} s"
             case httpx.TransportError():
@@ -314,6 +389,18 @@ class QdrantServer:
             case _:
                 return self._refusals.unknown_answer()
         return QdrantUnreachable(problem, hint=rest.UNREACHABLE_HINT)
+
+
+class _Known(httpx.HTTPTransport):
+    """The breaker knows each of its connections."""
+
+    def __init__(self, breaker: Breaker, *, verify: bool) -> None:
+        super().__init__(verify=verify, trust_env=False)
+        self._breaker = breaker
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions = {**request.extensions, "trace": self._breaker.trace}
+        return super().handle_request(request)
 
 
 def _reason(error: Exception) -> str:
@@ -331,90 +418,11 @@ def _described(snapshot: SnapshotDescription) -> ServerSnapshot:
     )
 
 
-# -- bytes ---------------------------------------------------------------------------------------
-
-
-def _promised_size(answer: httpx.Response) -> int | None:
-    """None where the server does not say (S3). Refuses what cannot be the snapshot's own bytes."""
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if encoding != "identity":
-        raise QdrantError(f"the snapshot came compressed ({encoding}), though asked for as it is")
-    if kind != "application/octet-stream":
-        raise QdrantError(f"what came instead of the snapshot is of type {kind or '(none)'}")
-    length = answer.headers.get("content-length", "")
-    framed = "transfer-encoding" in answer.headers  # then that says where the body ends (RFC 9112, 6.3)
-    return int(length) if length.isdecimal() and not framed else None
-
-
-def _kept_to(promised: int | None, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Never more than was promised, and not less."""
-    size = 0
+def _no_more_than(limit: int, chunks: Iterable[bytes]) -> bytes:
+    """All of a small answer. Raises QdrantError when it is none."""
+    said = bytearray()
     for chunk in chunks:
-        size += len(chunk)
-        if promised is not None and size > promised:
-            raise QdrantError(f"Qdrant sent more than the {promised:,} bytes it announced")
-        yield chunk
-    if promised is not None and size != promised:
-        raise QdrantError(f"Qdrant sent {size:,} of the {promised:,} bytes it announced")
-
-
-class _Body:
-    """The body of an answer as httpx gives it."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def fill(self, view: memoryview) -> int:
-        """As receiving.Fill."""
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        count = min(len(view), len(self._rest))
-        view[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    @property
-    def waiting(self) -> bool:
-        """Something arrived that was not asked for yet."""
-        return bool(self._rest)
-
-
-class _Plain:
-    """The same from the socket into the caller's memory: through httpx each byte is copied three times.
-
-    Only where it is announced how much comes, in one piece and as it is. What httpx read with the head of the answer
-    is its first chunk; the connection is not used again, because httpx knows nothing of the rest.
-    """
-
-    def __init__(self, begun: _Body, size: int, line: socket.socket, silence_s: float) -> None:
-        self._begun = begun
-        self._size = size
-        self._got = 0
-        self._line = line
-        self._line.settimeout(silence_s)
-
-    def fill(self, view: memoryview) -> int:
-        """As receiving.Fill."""
-        left = self._size - self._got
-        if not self._got or self._begun.waiting:
-            count = self._begun.fill(view)
-        else:
-            count = self._read(view[:left]) if left else 0
-        self._got += count
-        return count
-
-    def _read(self, view: memoryview) -> int:
-        try:
-            count = self._line.recv_into(view)
-        except TimeoutError as error:
-            raise httpx.ReadTimeout("timed out") from error
-        except OSError as error:
-            raise httpx.ReadError(str(error)) from error
-        if not count:
-            raise httpx.RemoteProtocolError(
-                "peer closed connection without sending complete message body "
-                f"(received {self._got} bytes, expected {self._size})"
-            )
-        return count
+        said += chunk
+        if len(said) > limit:
+            raise QdrantError(f"Qdrant sent more than {limit:,} bytes where a page of points was asked for")
+    return bytes(said)

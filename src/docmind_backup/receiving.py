@@ -108,14 +108,15 @@ class _Line:
 
     def _start(self, name: str, *line: object) -> None:
         thread = threading.Thread(target=self._work, name=name, args=line, daemon=True)
+        self._threads.append(thread)  # first: a signal while it starts has to find it
         thread.start()
-        self._threads.append(thread)
 
     def _stop(self) -> None:
         self._stopped = True
         self._full.put(None)
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     # -- in the caller's thread
 

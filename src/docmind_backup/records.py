@@ -14,6 +14,7 @@ from docmind_backup import __version__, durable
 from docmind_backup.core import docmind
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
+    ArtifactProof,
     CollectionRecord,
     DirEntry,
     Entry,
@@ -103,6 +104,13 @@ class StepResult:
                     sha256, size, path = file.split(b" ", 2)
                     yield path.decode(errors="surrogateescape"), int(size), sha256.decode()
 
+    def digest(self) -> str:
+        """sha256 of all that was stored: of files by path and content, of links by their number."""
+        with self._listed.open("rb") as listed:
+            digest = hashlib.file_digest(listed, "sha256")
+        digest.update(str(self.totals.links).encode())
+        return digest.hexdigest()
+
     def drop(self) -> None:
         """Its two files are not needed any more."""
         self.spool.unlink()
@@ -119,12 +127,13 @@ def write_records(
     staging: Path,
     *,
     fingerprints: Mapping[str, str],
+    proof: ArtifactProof | None,
     finished_at: datetime,
 ) -> Record:
     """Write the five files of a backup into `staging` and return its record. Not flushed. Raises OSError."""
     inventory = _write(staging / fmt.INVENTORY, _inventory(results))
     contents = _contents(results)
-    record = _record(plan, results, contents, staging, fingerprints, finished_at)
+    record = replace(_record(plan, results, contents, staging, fingerprints, finished_at), artifact_proof=proof)
     manifest = docmind.manifest_chunks(
         record,
         app_version=_app_version(plan),
@@ -291,7 +300,12 @@ def _qdrant(plan: BackupPlan, results: Iterable[StepResult]) -> QdrantRecord | N
 
 
 def _index_snapshots(plan: BackupPlan, results: Iterable[StepResult]) -> Iterator[Mapping[str, object]]:
-    taken = {collection.name for result in results for collection in result.collections}
+    taken = {
+        name
+        for result in results
+        for collection in result.collections
+        for name in (collection.name, *collection.state.aliases)
+    }
     for snapshot in plan.snapshots:
         yield {
             "name": snapshot.name,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -22,6 +24,7 @@ from docmind_backup.core.model import (
     Advanced,
     Backup,
     BrokenBackup,
+    DownloadStarted,
     Event,
     ForeignBackup,
     Layout,
@@ -49,16 +52,23 @@ from docmind_backup.core.verifier import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from docmind_backup.core.consistency import ArtifactCheck
     from docmind_backup.core.planner import BackupPlan
     from docmind_backup.core.restore import RestorePlan, RestoreStep
+    from docmind_backup.ledger import Begun
+    from docmind_backup.leftovers import Leftovers
     from docmind_backup.operations import Created, Pruned
 
 SHOWN = 50
 """Backups a terminal shows at most; a pipe and --json get all."""
+MANY = 6
+"""Tables of a database that are named one by one at most."""
 NARROWEST = 8
 """Columns of text are at least as wide."""
 WIDE = 110
 """Columns from which ids are shown whole."""
+NARROW = 60
+"""Columns below which a bar has no room for speed and time."""
 
 
 # -- numbers and words ---------------------------------------------------------------------------
@@ -123,12 +133,12 @@ def points(record: Record) -> str:
 
 
 def verified(backup: Backup, now: datetime) -> str:
-    """The age of the last whole verification; how far the first one got."""
+    """The age of the last whole verification, and whether it was a deep one; how far the first one got."""
     seal = backup.seal
     if seal and not seal.intact:
         return "DAMAGED"
     if seal and seal.verified_at:
-        return age(seal.verified_at, now)
+        return age(seal.verified_at, now) + (" deep" if seal.level == "deep" else "")
     return f"{_percent(backup, seal.round)} %" if seal and seal.round else "never"
 
 
@@ -229,8 +239,17 @@ def _table(*columns: tuple[str, str]) -> Table:
     return table
 
 
+_Bar = tuple[bool, str]
+"""Of what is downloaded or not; of one collection or of all."""
+COPIED: _Bar = (False, "")
+DOWNLOADED: _Bar = (True, "")
+
+
 class Reporter:
-    """Turns events into two bars and what is done now on a terminal, or a line per finished step elsewhere."""
+    """Turns events into bars and what is done now on a terminal, or a line per finished step elsewhere.
+
+    A bar for what is copied, one for all that is downloaded, and one below it for each of several downloads.
+    """
 
     def __init__(self, face: Face, doing: str) -> None:
         from rich.live import Live
@@ -239,16 +258,20 @@ class Reporter:
         self._live = face.err.is_interactive and not face.quiet
         self._bars = _bars(face.err)
         self._doing = [doing] if doing else []
-        self._tasks: dict[bool, TaskID] = {}
-        self._held: dict[bool, int] = {False: 0, True: 0}
+        self._tasks: dict[_Bar, TaskID] = {}
+        self._held: Counter[_Bar] = Counter()
+        self._collections = 0
+        self._sizes: dict[str, int] = {}
+        """Of the snapshots that the server has made."""
         self._shown_at = 0.0
         self.verb = "copied"
         self._screen = Live(console=face.err, transient=True, refresh_per_second=10, get_renderable=self._now)
 
     def _now(self) -> Group:
-        """The bars, and under them what is being done: its mark turns, so that waiting looks alive."""
+        """The bars, and under them what is done without one: its mark turns, so that waiting looks alive."""
         mark = "|/-\\"[int(time.monotonic() * 8) % 4]
-        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in self._doing[-1:]]
+        rest = [one for one in self._doing if (True, one) not in self._tasks]
+        doing = [Text(f"{mark} {printable(one)} ...", no_wrap=True, overflow="ellipsis") for one in rest[-1:]]
         return Group(*([self._bars] if self._tasks else []), *doing)
 
     def __enter__(self) -> Self:
@@ -266,27 +289,56 @@ class Reporter:
         match event:
             case RunStarted():
                 self._doing = []
-                self._tasks[False] = self._bars.add_task(self.verb, total=event.copy_bytes)
+                self._collections = event.collections
+                self._tasks[COPIED] = self._bars.add_task(self.verb, total=event.copy_bytes)
                 if event.collections:
                     total = event.download_bytes or None
-                    self._tasks[True] = self._bars.add_task("downloaded", total=total)
+                    self._tasks[DOWNLOADED] = self._bars.add_task("downloaded", total=total)
+            case DownloadStarted():
+                self._download(event)
             case Advanced():
-                self._held[event.downloaded] += event.bytes
+                self._held[event.downloaded, ""] += event.bytes
+                if event.label:
+                    self._held[True, event.label] += event.bytes
                 if time.monotonic() - self._shown_at > 0.05:
                     self._flush()
             case StepFinished():
                 self._doing = [label for label in self._doing if label != event.label]
-                self._flush()
+                self._drop(event.label)
                 self._line(event)
             case StepStarted():
                 self._doing = [*self._doing, event.label]
 
+    def _download(self, event: DownloadStarted) -> None:
+        """What an earlier attempt brought counts no more. The total is known once all are."""
+        self._held[DOWNLOADED] -= self._drop(event.label)
+        self._sizes[event.label] = event.bytes
+        if len(self._sizes) == self._collections and DOWNLOADED in self._tasks:
+            self._bars.update(self._tasks[DOWNLOADED], total=sum(self._sizes.values()))
+        if self._collections > 1:
+            name = f"  {printable(event.label)}"
+            self._tasks[True, event.label] = self._bars.add_task(name, total=event.bytes)
+
+    def _drop(self, label: str) -> int:
+        """The bar of a download goes; how far it had come."""
+        self._flush()
+        task = self._tasks.pop((True, label), None) if label else None
+        if task is None:
+            return 0
+        came = next(one.completed for one in self._bars.tasks if one.id == task)
+        self._bars.remove_task(task)
+        return int(came)
+
     def _flush(self) -> None:
         """Bars move at most twenty times a second: drawing must not cost what copying does."""
         self._shown_at = time.monotonic()
-        for downloaded, task in self._tasks.items():
-            self._bars.advance(task, self._held[downloaded])
-            self._held[downloaded] = 0
+        done = {task.id: task.completed for task in self._bars.tasks}
+        for bar, task in self._tasks.items():
+            held = self._held.pop(bar, 0)
+            if held < 0:  # a speed is never less than nothing
+                self._bars.reset(task, completed=int(done[task] + held))
+            elif held:
+                self._bars.advance(task, held)
 
     def _line(self, event: StepFinished) -> None:
         if not self._live and not self._face.quiet:
@@ -296,13 +348,16 @@ class Reporter:
 
 def _bars(console: Console) -> Progress:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.table import Column
 
+    narrow = console.width < NARROW
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=NARROWEST + 4 if narrow else max(16, console.width // 4))
+    more = () if narrow else (TransferSpeedColumn(), TimeRemainingColumn(compact=True))
     return Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False, table_column=name),
         BarColumn(bar_width=None),
         DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
+        *more,
         console=console,
         expand=True,
     )
@@ -326,7 +381,22 @@ def plan(face: Face, plan: BackupPlan, root: Path) -> None:
     face.table(table)
     _lacks(face, [f"{o.part}: {o.source}: {o.reason} {o.detail}".rstrip() for o in plan.omissions])
     _notes(face, plan.notes)
+    if plan.artifact_check:
+        face.say(_artifact_words(plan.artifact_check))
     face.say(f"would need about {size(plan.bytes_needed)} in {root}; nothing was written (dry run)")
+
+
+def _artifact_words(check: ArtifactCheck) -> str:
+    """What of the consistency set is known before anything is captured."""
+    from docmind_backup.core.consistency import broken_pairs
+
+    known = check.earlier
+    if known is None or known.points != check.points:
+        return f"the files named by {plural(check.points, 'image point')} will be looked for among the artifacts"
+    was = (
+        broken_pairs(known) if known.broken else f"{plural(known.references, 'file')} named by image points, all there"
+    )
+    return f"as {known.proved_by} found: {was}; looked for again where the artifacts changed since"
 
 
 def created(face: Face, result: Created) -> None:
@@ -349,7 +419,7 @@ def created(face: Face, result: Created) -> None:
     _pruned_briefly(face, result.pruned, backup)
     for candidate in result.candidates:
         name = candidate.snapshot.name
-        face.warn(f"a run that died may have left {name} on the server; if it is yours: {candidate.command}")
+        face.warn(f"a run whose call was not answered may have left {name} on the server; if so: {candidate.command}")
     face.next(f"verify {'latest' if backup.counts else backup.id}")
 
 
@@ -493,7 +563,7 @@ def _left_by(name: str) -> str:
     return "left by DocMind's own backup; remove it by hand when none is running"
 
 
-def show(face: Face, backup: Backup, now: datetime) -> None:
+def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> None:
     """Everything a backup says of itself, for people."""
     record = backup.record
     rows = [
@@ -531,11 +601,65 @@ def show(face: Face, backup: Backup, now: datetime) -> None:
     _sources(face, record)
     if record.qdrant:
         face.table(_collections(record))
+    _proved_before(face, backup)
     for omission in record.omissions:
         face.answer(f"lacks {omission.part}: {omission.source}: {omission.reason} - {omission.detail}")
     for note in record.notes:
         face.answer(f"note: {note}")
+    for begun in left:
+        face.answer(f"left on {begun.url}: {_begun_words(begun)}; `docmind-backup leftovers` looks whether it is there")
     face.next(f"restore-plan {backup.id}")
+
+
+def _proved_before(face: Face, backup: Backup) -> None:
+    """What two backups of a collection are compared by."""
+    deep = backup.seal.deep if backup.seal else None
+    for name, (count, digest) in deep.collections.items() if deep else ():
+        face.answer(f"proved: {name}: {plural(count, 'point')}" + (f", digest {digest}" if digest else ""))
+
+
+def _begun_words(begun: Begun) -> str:
+    if begun.name:
+        return f"our snapshot {begun.name} of {begun.collection}"
+    return f"perhaps a snapshot of {begun.collection}: the call that makes it was not answered"
+
+
+LEFT_WORDS = {
+    "listed": "the next create deletes it, unless it belongs to a run that is going on",
+    "gone": "it is gone, or another client's took its place: the next create forgets it",
+    "out of reach": "its collection is gone; should one of that name be made again, it reappears, and is deleted then",
+    "unanswered": "what came of it, if anything, is a candidate above; left for you to remove",
+    "elsewhere": "it is about another server: a create with that address cleans up there",
+    "unknown": "the server could not be asked",
+}
+
+
+def leftovers(face: Face, found: Leftovers) -> None:
+    """Every snapshot with whose it is, the commands for those that may be ours, and what was written down."""
+    if found.problem:
+        face.warn(f"only what was written down is shown: {found.problem}")
+    if found.snapshots:
+        _lying(face, found)
+    elif not found.problem:
+        face.answer(f"no snapshots lie on {found.url}")
+    for collection, why in found.unread:
+        face.warn(f"the snapshots of {collection} could not be listed: {why}")
+    for one in found.snapshots:
+        if one.whose == "candidate":
+            face.answer(f"{one.snapshot.name} may be ours; if it is: {one.command}")
+    for note in found.notes:
+        face.answer(f"{note.begun.url}: {_begun_words(note.begun)}: {LEFT_WORDS[note.standing]} ({note.file})")
+    if any(note.standing == "listed" for note in found.notes):
+        face.next("create", why="deletes what is ours")
+
+
+def _lying(face: Face, found: Leftovers) -> None:
+    table = _table(("Whose", "left"), ("Collection", "left"), ("Snapshot", "left"), ("Size", "right"), ("Made", "left"))
+    for one in found.snapshots:
+        name, made = one.snapshot.name, one.snapshot.created
+        row = (one.whose, one.collection, name, size(one.snapshot.size), made.replace("T", " ") or "-")
+        table.add_row(*(Text(printable(word)) for word in row))
+    face.table(table)
 
 
 def _seal_words(backup: Backup, now: datetime) -> str:
@@ -544,6 +668,8 @@ def _seal_words(backup: Backup, now: datetime) -> str:
         return "never"
     outcome = "intact" if seal.intact else "DAMAGED"
     words = f"{outcome}, {age(seal.verified_at, now)} ({seal.level})" if seal.verified_at else "never wholly"
+    if seal.deep and seal.level != "deep":
+        words += f"; opened by its engines {age(seal.deep.proved_at, now)}"
     if not seal.round:
         return words
     return f"{words}; {_percent(backup, seal.round)} % read since {_moment(seal.round.started_at)}"
@@ -595,19 +721,50 @@ def verification(face: Face, found: Verification | Unread) -> None:
         face.answer(_unread_words(found, name))
         return
     so_far = " so far" if found.level == "part" and found.verdict is Verdict.INTACT and found.left_files else ""
-    face.answer(f"{found.verdict}{so_far}: {name}: {_amount(found)}")
+    maker = f" (made by {found.made_by})" if found.made_by else ""
+    face.answer(f"{_verdict_words(found)}{so_far}: {name}{maker}: {_amount(found)}")
     for finding in found.findings:
         face.answer(f"  {finding_words(finding)}")
+    _opened(face, found)
     if found.damaged_at:
         face.answer(f"  found damaged {_moment(found.damaged_at)}: a part does not disprove it")
     for also in found.also_damaged:
         face.answer(f"  also damaged: {also} shares an altered file with it")
     for omission in found.omissions:
         face.answer(f"  lacks {omission.part}: {omission.source}: {omission.reason}")
-    if found.level == "full" and found.verdict is not Verdict.UNCHECKED and not found.remembered:
+    whole = found.level in ("full", "deep") and not found.made_by
+    if whole and found.verdict is not Verdict.UNCHECKED and not found.remembered:
         face.say("this verification could not be remembered beside the backup")
     if found.level == "part" and found.covered and not found.remembered:
         face.say("this part could not be remembered beside the backup: the next one begins at the same place")
+
+
+def _verdict_words(found: Verification) -> str:
+    """Of another tool's backup the verdict is as good as what that tool wrote down."""
+    says_all = found.made_by and found.verdict is Verdict.UNCHECKED and not found.findings
+    return "whole as far as it says" if says_all else found.verdict
+
+
+def _opened(face: Face, found: Verification) -> None:
+    """What the engines found, and what could not be proved."""
+    for one in found.deep.collections if found.deep else ():
+        vectors = "".join(f", {name or 'vector'} {count:,}" for name, count in sorted(one.proof.vectors.items()))
+        face.answer(f"  {one.name}: {plural(one.proof.points, 'point')}{vectors}")
+        if one.proof.digest:
+            face.answer(f"    digest of ids and payloads: {one.proof.digest}")
+    for database in found.deep.databases if found.deep else ():
+        face.answer(f"  {database.path}: {_rows_in(database.rows)}")
+    for remark in found.deep.remarks if found.deep else ():
+        face.answer(f"  note: {remark}")
+    for unproved in found.unproved:
+        face.answer(f"  cannot be proved: {unproved.what}: {unproved.why}")
+
+
+def _rows_in(tables: Mapping[str, int]) -> str:
+    """By table where these are few."""
+    total = f"sound, {plural(sum(tables.values()), 'row')} in {plural(len(tables), 'table')}"
+    each = ", ".join(f"{name} {count:,}" for name, count in tables.items())
+    return f"{total}: {each}" if 0 < len(tables) <= MANY else total
 
 
 def _amount(found: Verification) -> str:
@@ -622,7 +779,8 @@ def _amount(found: Verification) -> str:
             since = f"of the round begun {_moment(found.since)}"
             return f"{whole} by name and size, {size(found.covered)} by content{shared}; {left} {since}"
         case _:
-            return f"{whole} by content{shared}" if shared else f"{whole} read"
+            opened = " and opened by their engines" if found.level == "deep" else ""
+            return f"{whole} by content{shared}{opened}" if shared else f"{whole} read{opened}"
 
 
 def _unread_words(found: Unread, name: str) -> str:
@@ -662,11 +820,23 @@ def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
     if Verdict.DAMAGED in verdicts or any(one.exit_code for one in results if isinstance(one, Unread)):
         face.next("create", why="and look at the disk: a damaged backup does not count any more")
     elif Verdict.UNCHECKED in verdicts:
-        face.next_step("mend what could not be read, then verify again")
+        face.next_step(_to_check(read))
     elif _left(results):
         face.next("list", why="the same command again goes on")
     else:
         face.next(f"restore-plan {results[0].id if len(results) == 1 else 'latest'}")
+
+
+def _to_check(read: Sequence[Verification]) -> str:
+    """What would have to be done for the rest to be checked."""
+    if any(one.findings for one in read):
+        return "mend what could not be read, then verify again"
+    hints = dict.fromkeys(unproved.hint for one in read for unproved in one.unproved if unproved.hint)
+    if hints:
+        return "; ".join(hints)
+    if any(one.made_by and one.level == "full" and not one.deep for one in read):
+        return "the same with --deep opens its databases and collections"
+    return "what it wrote down was held against it; nothing more can be proved of it"
 
 
 def _together(face: Face, results: Sequence[Verification | Unread], read: Sequence[Verification]) -> None:
@@ -722,8 +892,11 @@ HEADINGS = {
 }
 
 
-def restore_plan(face: Face, plan: RestorePlan) -> None:
-    """Blockers first, then the steps in order, the room they need, and what to check afterwards."""
+def restore_plan(face: Face, plan: RestorePlan, *, last: bool = True) -> None:
+    """Blockers first, then the steps in order, the room they need, and what to check afterwards.
+
+    `last`: nothing follows, so say what to do next.
+    """
     for blocker in plan.blockers:
         face.answer(f"BLOCKED: {blocker}")
     for warning in plan.warnings:
@@ -738,11 +911,23 @@ def restore_plan(face: Face, plan: RestorePlan) -> None:
         face.answer(f"room: {size(space.needed)} needed at {space.path}, {size(space.free)} free")
     face.answer("afterwards check:")
     for check in plan.checks:
-        face.answer(f"      {check.what}: {check.expected}")
-    if plan.blockers:
+        face.answer(f"      {check.what}: {check.expected}{f' ({check.note})' if check.note else ''}")
+    if last and plan.blockers:
         face.next_step("remove what blocks, then plan again")
-    else:
-        face.next_step(f"follow the steps, or read {plan.directory}/README.md")
+    elif last:
+        face.next(f"restore {plan.backup_id}", why=f"or by hand: {plan.directory}/README.md")
+
+
+def restore_script(face: Face, plan: RestorePlan, out: Path | None) -> None:
+    """What stands in the way, and what to do with the script; the script itself may be on stdout."""
+    for blocker in plan.blockers:
+        face.warn(f"BLOCKED: {blocker}")
+    for warning in plan.warnings:
+        face.warn(warning)
+    if plan.blockers:
+        face.next_step("remove what blocks, then make the script anew: this one only explains")
+    elif out:
+        face.next_step(f"sh {shlex.quote(str(out))}    (checks only; with --yes it restores)")
 
 
 def _step_lines(step: RestoreStep) -> Iterator[str]:

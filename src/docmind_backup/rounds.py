@@ -1,4 +1,4 @@
-"""Verify backups, wholly or a part each time, and remember how far it got. What was longest unverified comes first."""
+"""Verify backups, wholly, deep or a part each time, and remember how far it got. The longest unverified comes first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from docmind_backup import catalog as catalogs
-from docmind_backup import sharing
+from docmind_backup import foreign, proving, sharing
 from docmind_backup import verify as verifying
-from docmind_backup.catalog import STATE, Catalog
+from docmind_backup.catalog import STATE, Catalog, reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, OnEvent, Round, Seal, ignore
 from docmind_backup.core.rotator import parse_within
@@ -40,6 +40,8 @@ class Extent:
 
     quick: bool = False
     """Names and sizes only."""
+    deep: bool = False
+    """Each backup wholly, and all that an engine can open; a time to spend is then for beginning a backup."""
     percent: float | None = None
     """Of the bytes of all backups together, going on where the last part ended."""
     max_age: timedelta | None = None
@@ -53,21 +55,31 @@ class Extent:
                 "--quick reads no contents: --sample, --max-age and --time-budget have nothing to choose from",
                 hint="give one or the other",
             )
+        if self.deep and self.quick:
+            raise UsageError("--deep reads everything and --quick nothing", hint="give one or the other")
+        if self.deep and self.percent is not None:
+            raise UsageError(
+                "--deep opens whole backups: a share of one cannot be proved",
+                hint="--time-budget and --max-age go with --deep",
+            )
 
     @property
     def chooses(self) -> bool:
         """Whether something may be left for another time: then the order matters."""
-        return self.in_parts or self.max_age is not None
+        return (self.percent, self.budget, self.max_age) != (None, None, None)
 
     @property
     def in_parts(self) -> bool:
-        return self.percent is not None or self.budget is not None
+        return not self.deep and (self.percent is not None or self.budget is not None)
 
 
-def parse_extent(*, quick: bool, sample: str | None, max_age: str | None, time_budget: str | None) -> Extent:
+def parse_extent(
+    *, quick: bool, deep: bool, sample: str | None, max_age: str | None, time_budget: str | None
+) -> Extent:
     """From the words of the command line. Raises UsageError, naming the option and what was given."""
     return Extent(
         quick,
+        deep,
         _parsed("--sample", parse_percent, sample),
         _parsed("--max-age", parse_within, max_age),
         _parsed("--time-budget", parse_budget, time_budget),
@@ -98,7 +110,7 @@ class Verifier:
     def _choose(self) -> None:
         found = {directory: _found(self._look, directory) for directory in self.order}
         seals = {directory: backup.seal if backup else None for directory, backup in found.items()}
-        self.order = tuple(sorted(self.order, key=lambda directory: urgency(seals[directory])))
+        self.order = tuple(sorted(self.order, key=lambda directory: urgency(seals[directory], self._extent.deep)))
         if self._extent.percent is not None:
             total = sum(backup.record.totals.bytes for backup in found.values() if backup)
             self._share = max(1, math.ceil(total * self._extent.percent / 100))
@@ -113,22 +125,40 @@ class Verifier:
             return _unread(directory, backup, Why.NO_TIME)
         if backup and self._is_fresh(backup):
             return _unread(directory, backup, Why.FRESH)
+        if not backup and (found := self._foreign(directory, on_event)):
+            return found
         started = self._look.clock()
         digest = _record_digest(directory)  # before the check: a record replaced meanwhile is not sealed
         seal = backup.seal if backup else None
         under_way = self._under_way(directory, seal)
-        found = verifying.verify(
-            directory,
-            quick=self._extent.quick or self._share == 0,
-            portion=self._portion(under_way),
-            known=self._known,
-            on_event=on_event,
-        )
+        with reading(directory):
+            found = verifying.verify(
+                directory,
+                quick=self._extent.quick or self._share == 0,
+                portion=self._portion(under_way),
+                known=self._known,
+                on_event=on_event,
+            )
+            if self._extent.deep:
+                found = proving.deepen(found, on_event=on_event)
         if self._share is not None:
             self._share = max(0, self._share - found.covered)
         if self._extent.in_parts:
             found = _in_round(found, seal, under_way, started)
         return self._sealed(found, digest, seal_after(found, digest, before=seal, under_way=under_way, now=started))
+
+    def _foreign(self, directory: Path, on_event: OnEvent) -> Verification | None:
+        """Another tool's backup: always the whole of it, and nothing is remembered. None when it is none."""
+        try:
+            looked = foreign.look(directory)
+        except foreign.NotUsable as error:
+            return foreign.unusable(directory, str(error))
+        except OSError:
+            return None
+        if looked is None:
+            return None
+        found = foreign.verify(directory, looked, quick=self._extent.quick, on_event=on_event)
+        return proving.deepen_foreign(found, looked, on_event=on_event) if self._extent.deep else found
 
     def _late(self) -> bool:
         return self._look.ticks() >= self._deadline
@@ -138,7 +168,10 @@ class Verifier:
         seal, most = backup.seal, self._extent.max_age
         if most is None or seal is None or not (seal.intact and seal.verified_at and seal.fingerprint):
             return False
-        age = self._look.clock() - seal.verified_at
+        at = seal.deep.proved_at if self._extent.deep and seal.deep else seal.verified_at
+        if self._extent.deep and seal.deep is None:
+            return False
+        age = self._look.clock() - at
         return timedelta() <= age <= most and verifying.fingerprint(backup.directory) == seal.fingerprint
 
     def _under_way(self, directory: Path, seal: Seal | None) -> Round | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
 from docmind_backup import embedded
-from docmind_backup.core import docmind
+from docmind_backup.core import docmind, restore
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
     IN_FLIGHT,
@@ -26,7 +27,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
-from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnreachable, UsageError
 
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
 """Locks and workspaces in data/storage: the application makes them anew."""
@@ -36,11 +37,16 @@ TEXT_LIMIT = 64 * 1024 * 1024
 """Bytes of a small file (CURRENT, a manifest) read at most."""
 
 
-def scan(environment: Environment, choices: Choices, server: CollectionServer | QdrantError | None) -> Inventory:
+def scan(
+    environment: Environment,
+    choices: Choices,
+    server: CollectionServer | QdrantError | None,
+    known: Mapping[str, str] | None = None,
+) -> Inventory:
     """What is there, how big, how old.
 
     `server`: None when Qdrant is off or embedded, the error when its address may not be used.
-
+    `known`: role to collection in the last backup, for when no index snapshot is active.
     """
     layout = environment.layout or _layout(environment)
     snapshots, incomplete = _index_snapshots(environment.storage)
@@ -59,7 +65,7 @@ def scan(environment: Environment, choices: Choices, server: CollectionServer | 
         watch=_watch(environment, next(s for s in seen if s.source.path == _real(environment.uploads))),
         notes=(*_leftovers(environment, layout, seen), *_incomplete_notes(storage_skip)),
     )
-    return replace(inventory, qdrant=_qdrant(inventory, choices, server))
+    return replace(inventory, qdrant=_qdrant(inventory, choices, server, known or {}))
 
 
 def check_places(environment: Environment, choices: Choices, root: Path) -> None:
@@ -73,10 +79,37 @@ def check_places(environment: Environment, choices: Choices, root: Path) -> None
     _check_root(root, _sources(environment, layout, choices, ()))
 
 
-def places(environment: Environment, choices: Choices) -> tuple[Layout, tuple[Seen, ...]]:
-    """Where each source is or would be, as it is now: what a restore would overwrite."""
-    layout = environment.layout or _layout(environment)
-    return layout, tuple(_look(source) for source in _sources(environment, layout, choices, ()))
+def places(environment: Environment, choices: Choices, blank: Layout = Layout.V2) -> tuple[Layout, tuple[Seen, ...]]:
+    """Where each source is or would be, as it is now: what a restore would overwrite.
+
+    `blank`: the layout of an environment in which nothing tells.
+    """
+    layout = environment.layout or _layout(environment, blank)
+    return layout, tuple(_look(source) for source in _sources(environment, layout, choices, (), absent=True))
+
+
+def fingerprint(seen: Seen) -> str:
+    """What lies there, so that a change of it is seen by another process too: a digest of every name and stat."""
+    source, digest = seen.source, blake2b(digest_size=16)
+    suffixes = restore.SIDECARS.get(source.kind, ())
+    for path in (source.path, *(source.path.with_name(source.path.name + suffix) for suffix in suffixes)):
+        digest.update(_stat_words("", path))
+    if seen.exists and source.kind in (Kind.TREE, Kind.EMBEDDED):
+        for folder, folders, files in os.walk(source.path):
+            folders.sort()
+            for name in sorted((*folders, *files)):
+                path = Path(folder, name)
+                digest.update(_stat_words(str(path.relative_to(source.path)), path))
+    return f"{seen.files} files, {seen.bytes} bytes, {digest.hexdigest()}" if seen.exists else "absent"
+
+
+def _stat_words(name: str, path: Path) -> bytes:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        return f"{error.errno}\0".encode()
+    words = (name, found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return "\0".join(map(str, words)).encode(errors="surrogateescape") + b"\0"
 
 
 def watch(environment: Environment) -> Watch:
@@ -92,20 +125,23 @@ def _watch(environment: Environment, uploads: Seen) -> Watch:
 # -- what to look at -----------------------------------------------------------------------------
 
 
-def _layout(environment: Environment) -> Layout:
+def _layout(environment: Environment, blank: Layout = Layout.V2) -> Layout:
     """v2 has a deployment id, schema 2 manifests and cache/ingestion; v1 has none of them but a v1 cache or storage."""
     if os.path.exists(environment.deployment_id_file) or os.path.exists(environment.cache_db):
         return Layout.V2
     snapshots, _ = _index_snapshots(environment.storage)
     if any(snapshot.schema_version.startswith("2") for snapshot in snapshots):
         return Layout.V2
-    return Layout.V1 if snapshots or os.path.exists(environment.cache_db_v1) else Layout.V2
+    return Layout.V1 if snapshots or os.path.exists(environment.cache_db_v1) else blank
 
 
 def _sources(
-    environment: Environment, layout: Layout, choices: Choices, storage_skip: tuple[str, ...]
+    environment: Environment, layout: Layout, choices: Choices, storage_skip: tuple[str, ...], *, absent: bool = False
 ) -> Iterator[Source]:
-    """Every source of files the layout knows; the planner picks those that were asked for."""
+    """Every source of files the layout knows; the planner picks those that were asked for.
+
+    `absent`: also those that a backup may hold and that are looked for only where they lie.
+    """
     e, v2 = environment, layout is Layout.V2
     cache = e.cache_db if v2 else e.cache_db_v1
     chat = e.chat_db if v2 or not os.path.exists(e.sqlite_db_v1) else e.sqlite_db_v1
@@ -120,9 +156,11 @@ def _sources(
         (Part.CACHE, Kind.DUCKDB, cache, f"cache/{cache.name}", ()),
         (Part.ANALYTICS, Kind.DUCKDB, e.analytics_db, f"data/analytics/{e.analytics_db.name}", ()),
         (Part.LOGS, Kind.TREE, e.logs, "logs", ()),
-        *((Part.LOGS, Kind.FILE, p, f"logs/{p.name}", ()) for p in _outside_logs(e)),
+        *((Part.LOGS, Kind.FILE, p, f"logs/{p.name}", ()) for p in _outside_logs(e, absent=absent)),
         (Part.ENV, Kind.FILE, e.env_file, ".env", ()),
     ]
+    if absent and not v2 and chat != e.sqlite_db_v1:
+        rows.append((Part.CHAT, Kind.SQLITE, e.sqlite_db_v1, f"data/{e.sqlite_db_v1.name}", ()))
     if choices.qdrant_path:
         rows.append((Part.QDRANT, Kind.EMBEDDED, choices.qdrant_path, "qdrant-embedded", ()))
     for part, kind, path, stored, skip in rows:
@@ -134,10 +172,10 @@ def _late(source: Source) -> bool:
     return str(source.stored) in IN_FLIGHT and not os.path.exists(source.path)
 
 
-def _outside_logs(environment: Environment) -> Iterator[Path]:
+def _outside_logs(environment: Environment, *, absent: bool) -> Iterator[Path]:
     """Log files that the settings put elsewhere than `./logs`."""
     for path in dict.fromkeys((environment.log_file, environment.telemetry)):
-        if not path.is_relative_to(environment.logs) and os.path.isfile(path):
+        if not path.is_relative_to(environment.logs) and (absent or os.path.isfile(path)):
             yield path
 
 
@@ -328,7 +366,10 @@ def _wanted(inventory: Inventory, choices: Choices) -> tuple[_Wanted, ...]:
 
 
 def _qdrant(
-    inventory: Inventory, choices: Choices, server: CollectionServer | QdrantError | None
+    inventory: Inventory,
+    choices: Choices,
+    server: CollectionServer | QdrantError | None,
+    known: Mapping[str, str],
 ) -> QdrantState | None:
     if choices.qdrant == "off" or (choices.only and Part.QDRANT not in choices.only):
         return None
@@ -339,8 +380,11 @@ def _qdrant(
         return None
     if isinstance(server, QdrantError):
         return _silent(inventory.environment.qdrant_url, server)
+    unclaimed = not wanted and inventory.active_snapshot is None
+    if unclaimed:
+        wanted = tuple(_Wanted(name, role) for role, name in known.items())
     try:
-        return _server(server, wanted)
+        return replace(_server(server, wanted), unclaimed=unclaimed and bool(wanted))
     except QdrantError as error:
         return _silent(server.url, error)
 
@@ -361,8 +405,36 @@ def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:
             reason=Reason.DISTRIBUTED,
             hint="take snapshots on each node, or --no-qdrant-snapshot",
         )
-    states = tuple(replace(server.describe(want.name), role=want.role) for want in wanted)
-    return QdrantState(server.url, version, peers, states)
+    aliases = server.aliases() if wanted else {}
+    meant: dict[str, str] = {}
+    for want in wanted:
+        meant.setdefault(aliases.get(want.name, want.name), want.role)
+    states = tuple(_described(server, name, role) for name, role in meant.items())
+    notes = tuple(
+        f"{want.name} is an alias: what it stands for is saved under its own name, {aliases[want.name]}"
+        for want in wanted
+        if want.name in aliases
+    )
+    return QdrantState(server.url, version, peers, states, notes=notes)
+
+
+def _described(server: CollectionServer, name: str, role: str) -> CollectionState:
+    """One that the server cannot or will not describe is no reason to leave out the others."""
+    try:
+        return replace(_placed(server, server.describe(name)), role=role)
+    except QdrantUnreachable:
+        raise
+    except QdrantError as error:
+        problem = f"{error}; {error.hint}" if error.hint else str(error)
+        return CollectionState(name, role, exists=False, problem=problem, refused=isinstance(error, QdrantRefused))
+
+
+def _placed(server: CollectionServer, state: CollectionState) -> CollectionState:
+    """With where its shards lie, where the server says so: a restore has to know it, a backup does not."""
+    try:
+        return replace(state, placement=server.placement(state.name)) if state.exists else state
+    except QdrantError:
+        return state
 
 
 def _embedded(folder: Path, wanted: Sequence[_Wanted]) -> QdrantState:

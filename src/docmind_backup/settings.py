@@ -81,6 +81,10 @@ class _Database(_Group):
     vector_store_type: str = "qdrant"
 
 
+class _Agents(_Group):
+    decision_timeout: int = Field(default=200, ge=1)
+
+
 class _SemanticCache(_Group):
     enabled: bool = False
     provider: str = "qdrant"
@@ -128,6 +132,7 @@ class DocMindSettings(_Layered):
     cache_dir: Path = Path("./cache")
     chat: _Chat = _Chat()
     database: _Database = _Database()
+    agents: _Agents = _Agents()
     artifacts: _Artifacts = _Artifacts()
     analytics_enabled: bool = False
     analytics_db_path: Path | None = None
@@ -169,7 +174,16 @@ class OwnSettings(_Layered):
     busy_wait: float = Field(default=5, ge=0)
     connect_timeout: float = Field(default=10, gt=0)
     create_timeout: float = Field(default=3600, gt=0)
+    late_wait: float = Field(default=300, ge=0)
+    """Seconds that a collection snapshot whose creation was not answered is looked for."""
     stall_timeout: float = Field(default=60, gt=0)
+    min_rate: float = Field(default=1024, ge=0)
+    """Bytes a second, on average over `stall_timeout`: a download that brings less is given up as silent."""
+    download_retries: int = Field(default=5, ge=0, le=100)
+    retry_wait: float = Field(default=1, ge=0)
+    """Seconds before the first of these; twice as long before each of the next, 30 at most."""
+    downloads: int = Field(default=2, ge=1, le=16)
+    """Collections at once."""
     min_free: int = Field(default=64 * 1024 * 1024, ge=0)
     """Bytes that have to stay free on the destination's file system."""
     events: Path | None = None
@@ -197,6 +211,7 @@ class Settings:
     root: Path
     """Where the backups are."""
     request_timeout_s: float
+    """As DocMind has it: never longer than its agents may take for a decision."""
     events: Path | None
     """Where else than in `root` events go."""
     values: tuple[Setting, ...] = ()
@@ -232,7 +247,7 @@ def load(
         retention=_retention(own, given),
         own=own,
         root=_resolve(project, own.root) if own.root else environment.data_dir / "backups",
-        request_timeout_s=float(docmind.database.qdrant_timeout),
+        request_timeout_s=float(min(docmind.database.qdrant_timeout, docmind.agents.decision_timeout)),
         events=_resolve(project, own.events) if own.events else None,
         values=(*_listed(docmind, docmind_layers), *_listed(own, own_layers)),
         warnings=(*_unreadable_lines(env_file), *_unknown_variables(env_file)),

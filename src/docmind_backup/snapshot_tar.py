@@ -1,4 +1,4 @@
-"""Check the structure of a collection snapshot without Qdrant's engine. Reads headers, extracts nothing.
+"""Check the structure of a collection snapshot without Qdrant's engine, by its headers; unpack one that is sound.
 
 The format is what Qdrant's own writer makes (GNU tar, files with holes as `S` members), as seen in snapshots
 of Qdrant 1.18.3. The outer tar ends with two blocks of zeros, those of its segments end without any.
@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,78 @@ def check(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         return tuple(islice(_problems(file, size, on_bytes), MAX_PROBLEMS))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The JSON documents at the top of the snapshot at `path`, by name, as far as they can be read. Raises OSError."""
+    found: dict[str, Any] = {}
+    with path.open("rb") as file, suppress(_TornError):
+        for member in _members(file, 0, os.fstat(file.fileno()).st_size):
+            if "/" not in member.name and member.name.endswith(".json"):
+                document, problem = _document(member, file)
+                found |= {} if problem else {member.name: document}
+    return found
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack the snapshot at `path` into the new folder `folder`, holes as holes, segments as the tars they are.
+
+    Checked first; nothing but folders (0700) and regular files (0600) below `folder` is ever made, each once.
+    Raises ValueError for one that is not sound, before anything is written; OSError.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if problems := tuple(islice(_problems(file, size, lambda _: None), MAX_PROBLEMS)):
+            raise ValueError("; ".join(problems[:3]))
+        folder.mkdir(mode=0o700)
+        try:
+            _unpack_all(file, size, folder)
+        except _TornError as tear:
+            raise ValueError(str(tear)) from tear
+
+
+def _unpack_all(file: BinaryIO, size: int, folder: Path) -> None:
+    names: set[str] = set()
+    for member in _members(file, 0, size):
+        if problem := _refused(member, names):  # it was changed since it was checked
+            raise ValueError(problem)
+        _unpack_one(member, file, folder / member.name)
+
+
+def _unpack_one(member: _Member, file: BinaryIO, target: Path) -> None:
+    if member.type == tarfile.DIRTYPE:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, member.logical)
+        position = member.start
+        for offset, length in _extents(member, file):
+            _copy(file, position, fd, offset, length)
+            position += length
+    finally:
+        os.close(fd)
+
+
+def _extents(member: _Member, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Where its stored bytes belong: (offset, length) each."""
+    if member.type != tarfile.GNUTYPE_SPARSE:
+        yield 0, member.stored
+        return
+    block = _read(file, member.header, BLOCK, member.end)
+    for entries, _ in _maps(file, block, member.header + BLOCK, member.end):
+        yield from _pairs(entries)
+
+
+def _copy(file: BinaryIO, position: int, fd: int, offset: int, length: int) -> None:
+    file.seek(position)
+    while length:
+        data = file.read(min(length, 2**20))
+        if not data:
+            raise ValueError("it was cut off while it was read")
+        os.pwrite(fd, data, offset)
+        offset, length = offset + len(data), length - len(data)
 
 
 def _problems(file: BinaryIO, size: int, on_bytes: Callable[[int], None]) -> Iterator[str]:
@@ -239,6 +312,8 @@ class _Member:
     """Size after unpacking, holes filled."""
     end: int
     """Where the next header begins."""
+    header: int
+    """Where its own is."""
 
     @property
     def whole(self) -> bool:
@@ -264,13 +339,13 @@ def _members(file: BinaryIO, position: int, end: int) -> Iterator[_Member]:
 
 
 def _member(file: BinaryIO, block: bytes, header: tarfile.TarInfo, name: str, start: int, end: int) -> _Member:
-    logical = header.size
+    logical, position = header.size, start - BLOCK
     if header.type == tarfile.GNUTYPE_SPARSE:
         start, logical = _holes(file, block, header.size, start, end)
     after = start + _padded(header.size)
     if after > end:
         raise _TornError(f"cut off: {_shown(name)} should go on to byte {after:,}, the tar ends at {end:,}")
-    return _Member(str(PurePosixPath(name)), header.type, start, header.size, logical, after)
+    return _Member(str(PurePosixPath(name)), header.type, start, header.size, logical, after, position)
 
 
 def _header(block: bytes, position: int) -> tarfile.TarInfo:
@@ -296,19 +371,24 @@ def _holes(file: BinaryIO, block: bytes, stored: int, start: int, end: int) -> t
     Qdrant's reader does when it unpacks: in order, and adding up to both sizes.
     """
     logical, reached, total = _number(block[483:495]), 0, 0
-    entries, more = block[386:482], block[482]
-    while True:
+    for entries, start in _maps(file, block, start, end):  # noqa: B020 - where the last of them ends
         for offset, length in _pairs(entries):
             if offset < reached:
                 raise _TornError(f"the map of holes before byte {start:,} overlaps itself")
             reached, total = offset + length, total + length
-        if not more:
-            break
-        extension = _read(file, start, BLOCK, end)
-        entries, more, start = extension[:504], extension[504], start + BLOCK
     if (total, reached) != (stored, logical):
         raise _TornError(f"the map of holes before byte {start:,} does not fit the file's size")
     return start, logical
+
+
+def _maps(file: BinaryIO, block: bytes, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """The pieces of a map of holes, each with where what follows it begins."""
+    more = block[482]
+    yield block[386:482], start
+    while more:
+        extension = _read(file, start, BLOCK, end)
+        more, start = extension[504], start + BLOCK
+        yield extension[:504], start
 
 
 def _pairs(entries: bytes) -> Iterator[tuple[int, int]]:

@@ -38,8 +38,8 @@ from docmind_backup.core.verifier import (
     Verification,
     compare,
 )
-from docmind_backup.crew import LIGHT, Crew, Stopped, Teller, Window
-from docmind_backup.errors import BackupError
+from docmind_backup.crew import LIGHT, Crew, Teller, Window
+from docmind_backup.errors import BackupError, Stopped
 
 LARGE = 32 * 1024 * 1024
 """Bytes from which a file is read before the others."""
@@ -268,7 +268,7 @@ class _Check:
 
     def _is_good(self, name: str, digests: Mapping[str, str]) -> bool:
         """Our own file `name` is what its sha256 says, or a file at least where nothing says it; else a finding."""
-        observed = self._seen(_observe(self._directory, name, self._copier, self._known, hashed=True))
+        observed = self._seen(observe(self._directory, name, self._copier, self._known, hashed=True))
         if observed is None:
             self._findings.append(Missing(name))
         elif observed.kind == "unreadable":
@@ -366,7 +366,7 @@ class _Check:
     def _look(self, path: str, copier: Copier, *, hashed: bool = True) -> Observed | Unreadable | None:
         """From several threads."""
         in_time = hashed and not self._portion.late()
-        return _observe(self._directory, path, copier, self._known, hashed=in_time)
+        return observe(self._directory, path, copier, self._known, hashed=in_time)
 
     def _judge(self, entry: Entry, observed: Observed | None) -> None:
         if isinstance(entry, FileEntry):
@@ -374,7 +374,7 @@ class _Check:
         if observed is not None and observed.kind == "unreadable":
             return
         if isinstance(entry, FileEntry) and entry.size < 0:
-            entry = _sized(entry, observed)
+            entry = sized(entry, observed)
         finding = compare(entry, observed)
         if finding:
             self._findings.append(finding)
@@ -426,7 +426,7 @@ class _Check:
         """Collection snapshots whose bytes were read and are right are read to their last tar block."""
         for taken in record.qdrant.collections if record.qdrant else ():
             if taken.snapshot_name and taken.path in self._proved:
-                self._findings += _snapshot_findings(self._directory, taken.path, self._known)
+                self._findings += snapshot_findings(self._directory, taken.path, self._known)
                 self._on_event(StepFinished(taken.name, 1, taken.size))
 
 
@@ -472,8 +472,8 @@ def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
                 yield found[1], fmt.contained(found[0])
 
 
-def _observe(directory: Path, path: str, copier: Copier, known: Known, *, hashed: bool) -> Observed | Unreadable | None:
-    """What lies at `path`; Unreadable when the operating system would not say."""
+def observe(directory: Path, path: str, copier: Copier, known: Known, *, hashed: bool) -> Observed | Unreadable | None:
+    """What lies at `path`; None: nothing; Unreadable when the operating system would not say."""
     full = directory / path
     try:
         found = full.lstat()
@@ -495,7 +495,8 @@ def _observe(directory: Path, path: str, copier: Copier, known: Known, *, hashed
         return Unreadable(path, error.strerror or "cannot be read")
 
 
-def _snapshot_findings(directory: Path, path: str, known: Known) -> Iterator[Finding]:
+def snapshot_findings(directory: Path, path: str, known: Known) -> Iterator[Finding]:
+    """What is wrong with the structure of a collection snapshot, read to its last tar block."""
     try:
         found = (directory / path).lstat()
         if known.is_whole(found):
@@ -523,7 +524,8 @@ def _sums_entry(line: bytes) -> Entry:
     return FileEntry(path, size=-1, sha256=sha256, mtime_ns=0, mode=0)
 
 
-def _sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
+def sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
+    """An entry that does not say its size, with the one that was found."""
     size = observed.size if observed else 0
     return FileEntry(entry.path, size=size, sha256=entry.sha256, mtime_ns=0, mode=0)
 

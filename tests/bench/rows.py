@@ -292,6 +292,36 @@ def verify(bench: Bench) -> list[Line]:
     return ratios("verify, everything (740 MB)", taken, (Bound("sha256sum -c", 0.35, 0.27),))
 
 
+# -- restore -------------------------------------------------------------------------------------
+
+
+def restore(bench: Bench) -> list[Line]:
+    project, out = bench.made("mixed-2gb"), bench.folder("restore")
+    source = project / "data" / "uploads"
+    room_for(out, size_of(source) * (1 + 2 * bench.runs))
+    run(peers.create(project, out / "root"))
+    backup = peers.one_backup(out / "root")
+
+    def prepare(number: int) -> None:
+        peers.warm(backup)
+        (out / f"ours-{number}" / "data").mkdir(parents=True)
+        (out / f"ours-{number}" / ".env").touch()
+
+    def command(number: int) -> Command:
+        return peers.ours("restore", backup, "-C", out / f"ours-{number}", "--only", "uploads", "--yes", "-q")
+
+    def copy(number: int) -> Command:
+        script = 'cp -a -- "$1" "$2" && sync -f "$2"'
+        return peers.shell(script, str(backup / "data" / "uploads"), str(out / f"copy-{number}"))
+
+    def check(number: int) -> None:
+        peers.check_tree(out / f"ours-{number}" / "data" / "uploads", source)
+
+    mine = Contender("ours", command, prepare, check)
+    taken = interleave([mine, Contender(CP, copy, lambda _: peers.warm(backup))], bench.runs)
+    return ratios("restore of the 2 GB mixed tree, verified and durable", taken, (Bound(CP, 1.0, 0.5),))
+
+
 # -- download ------------------------------------------------------------------------------------
 
 
@@ -588,6 +618,7 @@ EXPERIMENTS = (
     Experiment("second-5k", "1 % of 5,000 files changed, against rsync --link-dest", second_5k),
     Experiment("second-100k", "1 % of 100,000 files changed, against rsync --link-dest", second_100k),
     Experiment("verify", "verify against sha256sum -c", verify),
+    Experiment("restore", "restore of 2 GB against cp", restore),
     Experiment("download", "a 2 GB snapshot over loopback, against curl", download),
     Experiment("start", "--help, completion, list against `import typer`", start),
     Experiment("memory-5k", "peak memory, 5,000 files", memory_5k),

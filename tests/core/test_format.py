@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import (
+    ArtifactProof,
     CollectionRecord,
     CollectionState,
     DirEntry,
@@ -30,6 +31,7 @@ from docmind_backup.core.model import (
     Omission,
     Origin,
     Part,
+    Placement,
     QdrantRecord,
     Reason,
     Record,
@@ -305,6 +307,7 @@ texts = st.text(max_size=9) | names
 zones = st.builds(lambda minutes: timezone(timedelta(minutes=minutes)), st.integers(-23 * 60, 23 * 60))
 moments = st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30), timezones=zones)
 parts = st.sampled_from(list(Part))
+shards = st.lists(counts, max_size=3).map(tuple)
 totals = st.builds(Totals, counts, counts, counts, counts, counts)
 collections = st.builds(
     lambda record, state: replace(
@@ -335,11 +338,27 @@ collections = st.builds(
         shards=st.integers(0, 99),
         sharding=st.text(max_size=9),
         config=documents,
+        placement=st.none()
+        | st.builds(Placement, shards, shards, st.lists(st.text(max_size=9), max_size=2).map(tuple)),
     ),
+)
+ids = st.from_regex(r"[0-9]{8}_[0-9]{6}(_[0-9a-f]{12})?", fullmatch=True)
+proofs = st.builds(
+    ArtifactProof,
+    texts,
+    texts,
+    counts,
+    counts,
+    counts,
+    examples=st.lists(texts, max_size=3).map(tuple),
+    names=st.text(max_size=9),
+    artifacts=digests,
+    proved_by=ids,
+    accepted=st.booleans(),
 )
 records = st.builds(
     Record,
-    id=st.from_regex(r"[0-9]{8}_[0-9]{6}(_[0-9a-f]{12})?", fullmatch=True),
+    id=ids,
     sequence=counts,
     started_at=moments,
     finished_at=moments,
@@ -367,6 +386,7 @@ records = st.builds(
     index_snapshots=st.lists(documents, max_size=2).map(tuple),
     qdrant=st.none()
     | st.builds(QdrantRecord, texts, texts, st.booleans(), st.lists(collections, max_size=2).map(tuple)),
+    artifact_proof=st.none() | proofs,
     key_fingerprints=st.dictionaries(texts, texts, max_size=3),
     digests=st.dictionaries(st.sampled_from(fmt.OWN_FILES), digests),
 )
@@ -509,6 +529,11 @@ FORGERIES: list[tuple[tuple[str | int, ...], Any]] = [
     (("format",), float("inf")),
     (("key_fingerprints",), ["x"]),
     (("index_snapshots",), [5]),
+    (("artifact_proof",), 5),
+    (("artifact_proof",), {"points": 7}),
+    (("qdrant", "collections", 0, "placement"), 5),
+    (("qdrant", "collections", 0, "placement"), {"local": [-1], "remote": [], "keys": []}),
+    (("qdrant", "collections", 0, "placement"), {"local": [0], "keys": []}),
 ]
 
 

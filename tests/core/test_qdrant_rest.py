@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 from tests.qdrant.answers import (
     URL,
     told,
 )
 
+from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.errors import UsageError
 from docmind_backup.qdrant import connect
 
@@ -64,3 +67,59 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str) ->
     with pytest.raises(UsageError) as caught:
         connect(URL, api_key=key)
     assert "unter2" not in told(caught.value)
+
+
+# -- whose and when ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://localhost:6333", "http://127.0.0.1:6333", True),
+        ("http://localhost:6333", "http://[::1]:6333", True),
+        ("http://127.0.0.1:6333", "http://127.8.9.1:6333", True),
+        ("http://LOCALHOST:6333/", "http://localhost:6333", True),
+        ("https://q.example:6333/a", "http://q.example:6333/a/", True),
+        ("http://localhost:6333", "http://localhost:6334", False),
+        ("http://localhost:6333", "http://localhost:6333/a", False),
+        ("http://localhost:6333", "http://localhost.example:6333", False),
+        ("http://localhost:6333", "http://1127.0.0.1:6333", False),
+        ("http://q.example:6333", "http://r.example:6333", False),
+    ],
+)
+def test_two_addresses_of_one_server(one: str, other: str, same: bool) -> None:
+    assert rest.same_address(one, other) is same
+    assert rest.same_address(other, one) is same
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("docs-2841235159689269-2026-11-21-01-52-32.snapshot", datetime(2026, 11, 21, 1, 52, 32)),
+        ("a-2020-01-01-00-00-00.snapshot-1-2026-11-21-01-52-32.snapshot", datetime(2026, 11, 21, 1, 52, 32)),
+        ("docs-1-2026-13-21-01-52-32.snapshot", None),
+        ("docs-1-2026-11-21-01-52-32.snapshot.tmp", None),
+        ("docs-1-2026-11-21-01-52-32.snapshot\n", None),
+        ("docs-1-\u0662026-11-21-01-52-32.snapshot", None),
+        ("up.snapshot", None),
+        ("", None),
+    ],
+)
+def test_the_second_in_a_snapshots_name(name: str, second: datetime | None) -> None:
+    assert rest.named_at(name) == second
+
+
+ERROR = b'{"status": {"error": "no"}, "time": 0}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "may_be_done"),
+    [
+        *((status, body, False) for status in (307, 400, 401, 403, 404, 409, 422, 429) for body in (ERROR, b"no")),
+        *((status, ERROR, False) for status in (500, 503, 507)),
+        *((status, body, True) for status in (408, 502, 504) for body in (ERROR, b"<h1>no</h1>")),
+        *((status, body, True) for status in (500, 503, 520) for body in (b"", b"<h1>no</h1>", b"[1]", b"[" * 100_000)),
+    ],
+)
+def test_only_a_refusal_of_qdrants_own_says_that_nothing_was_done(status: int, body: bytes, may_be_done: bool) -> None:
+    assert rest.Refusals("http://localhost:6333", "").of(status, body).may_be_done is may_be_done

@@ -24,6 +24,7 @@ from tests.core.values import (
     stored,
 )
 
+from docmind_backup.core.fitness import KDF, version_problem
 from docmind_backup.core.model import (
     Backup,
     CollectionState,
@@ -31,6 +32,7 @@ from docmind_backup.core.model import (
     Layout,
     Omission,
     Part,
+    Placement,
     Reason,
     Seal,
     Seen,
@@ -45,7 +47,6 @@ from docmind_backup.core.restore import (
     Target,
     TargetQdrant,
     plan_restore,
-    version_problem,
 )
 
 GB = 10**9
@@ -265,7 +266,6 @@ def test_collections_are_uploaded_under_their_own_names_with_what_they_overwrite
         (SERVER, {"peers": 3}, "cluster of 3 nodes"),
         (SERVER, {"version": "1.17.9"}, "1.17.9"),
         (SERVER, {"version": ""}, "cannot be compared"),
-        (SERVER, {"aliases": {"docs__1": "other"}}, "docs__1 is an alias of other on the target"),
     ],
 )
 def test_a_target_that_cannot_take_the_collections_blocks(
@@ -286,6 +286,35 @@ def test_custom_sharding_blocks() -> None:
     (blocker,) = plan(qdrant=custom).blockers
 
     assert "brings no points" in blocker
+
+
+def test_a_snapshot_of_a_part_of_the_shards_blocks() -> None:
+    part = qdrant(captured("docs__1", "text", placement=Placement((1,), (0,))))
+
+    (blocker,) = plan(qdrant=part).blockers
+
+    assert "shard 0 was on another node" in blocker
+
+
+def test_a_version_that_only_experience_speaks_against_is_a_warning() -> None:
+    old = replace(TWO, version="1.15.5")
+
+    decided = plan(where=target(server=replace(SERVER, version="1.16.3")), qdrant=old)
+
+    assert decided.blockers == ()
+    (warning,) = decided.warnings
+    assert "RocksDB" in warning
+
+
+def test_keys_are_held_against_the_record_and_said_among_the_checks() -> None:
+    made = {"kdf": KDF, "salt": "ab" * 16, "image_key": "11", "hmac_secret": "22"}
+
+    decided = plan(where=replace(target(), keys={**made, "image_key": "99"}), key_fingerprints=made)
+
+    (warning,) = decided.warnings
+    assert "the target's image key is not the backup's" in warning
+    notes = {check.what: check.note for check in decided.checks if check.note}
+    assert notes == {"image key": "the target has another one", "HMAC secret": "the target has the same"}
 
 
 def with_alias(alias: str = "docs", **server: Any) -> RestorePlan:

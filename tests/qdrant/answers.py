@@ -71,6 +71,8 @@ READS: dict[str, Call] = {
     "aliases": lambda server, _: server.aliases(),
     "describe": lambda server, _: server.describe("docs"),
     "count": lambda server, _: server.count("docs"),
+    "placement": lambda server, _: server.placement("docs"),
+    "scroll": lambda server, _: list(server.scroll("docs", ["image_artifact_id"])),
     "snapshots": lambda server, _: server.snapshots("docs"),
     "download": lambda server, folder: server.download("docs", "a.snapshot", folder / "a", nothing),
 }

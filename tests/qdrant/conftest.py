@@ -20,11 +20,11 @@ def qdrant(httpx_mock: HTTPXMock) -> Answers:
 
 @pytest.fixture
 def server() -> Iterator[QdrantServer]:
-    with connect(URL, api_key=KEY) as server:
+    with connect(URL, api_key=KEY, download_retries=0) as server:
         yield server
 
 
 @pytest.fixture
 def keyless() -> Iterator[QdrantServer]:
-    with connect(URL) as server:
+    with connect(URL, download_retries=0) as server:
         yield server

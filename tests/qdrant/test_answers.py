@@ -16,7 +16,8 @@ from tests.qdrant.answers import (
     recorded,
 )
 
-from docmind_backup.core.server import ServerSnapshot
+from docmind_backup.core.model import Placement
+from docmind_backup.core.server import Point, ServerSnapshot
 from docmind_backup.errors import QdrantError
 from docmind_backup.qdrant import QdrantServer
 
@@ -105,6 +106,105 @@ def test_fields_of_newer_servers_are_no_obstacle(qdrant: Answers, server: Qdrant
     assert server.count("docs") == 3
     assert server.snapshots("docs") == (ServerSnapshot("a.snapshot", 5),)
     assert server.create_snapshot("docs") == ServerSnapshot("a.snapshot", 5)
+
+
+def test_where_shards_lie_is_what_a_real_node_said(qdrant: Answers, server: QdrantServer) -> None:
+    qdrant.replay("two-nodes", "collection cluster", url=f"{URL}/collections/c2/cluster")
+    assert server.placement("c2") == Placement((1,), (0,))
+
+
+# -- points --------------------------------------------------------------------------------------
+
+ARTIFACT = "image_artifact_id"
+
+
+def asks_from(offset: int | str | None) -> dict[str, Any]:
+    body = {"limit": 1000, "with_payload": {"include": [ARTIFACT]}, "with_vector": False}
+    return body if offset is None else {**body, "offset": offset}
+
+
+def test_points_come_page_by_page_as_the_real_server_sent_them(qdrant: Answers, server: QdrantServer) -> None:
+    where = {"url": f"{URL}/collections/images/points/scroll", "method": "POST"}
+    qdrant.replay("one-node", "scroll", match_json=asks_from(None), **where)
+    qdrant.result({"points": [{"id": 2, "payload": None}], "next_page_offset": None}, match_json=asks_from(2), **where)
+
+    first, second = server.scroll("images", [ARTIFACT])
+
+    said = recorded("one-node", "scroll")["json"]["result"]["points"]
+    assert first == tuple(Point(each["id"], each["payload"]) for each in said)
+    assert second == (Point(2, {}),)
+
+
+def test_numbers_come_before_uuids_and_a_point_may_go_between_two_pages(qdrant: Answers, server: QdrantServer) -> None:
+    ids = ["00000000-0000-4000-8000-000000000000", "f0000000-0000-4000-8000-000000000000"]
+    qdrant.result({"points": [{"id": 2**64 - 1}], "next_page_offset": ids[0]}, method="POST")
+    qdrant.result({"points": [{"id": ids[1]}], "next_page_offset": None}, method="POST", match_json=asks_from(ids[0]))
+
+    assert [point.id for page in server.scroll("images", [ARTIFACT]) for point in page] == [2**64 - 1, ids[1]]
+
+
+def test_all_that_is_left_may_be_gone_by_the_next_page(qdrant: Answers, server: QdrantServer) -> None:
+    qdrant.result({"points": [{"id": 1}], "next_page_offset": 2}, method="POST")
+    qdrant.result({"points": [], "next_page_offset": None}, method="POST")
+
+    assert [len(page) for page in server.scroll("images", [ARTIFACT])] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        [],
+        {},
+        {"points": [], "next_page_offset": 0},
+        {"points": [{"id": 5}], "next_page_offset": 5},
+        {"points": [{"id": 5}], "next_page_offset": 4},
+        {"points": [{"id": "f0000000-0000-4000-8000-000000000000"}], "next_page_offset": 9},
+        {"points": [{"id": 5}, {"id": 5}], "next_page_offset": None},
+        {"points": [{"id": 6}, {"id": 5}], "next_page_offset": None},
+        {"points": [{"id": 5, "payload": 7}], "next_page_offset": None},
+        {"points": [{"id": None}], "next_page_offset": None},
+        {"points": [{"id": True}], "next_page_offset": None},
+        {"points": [{"id": 1.5}], "next_page_offset": None},
+        {"points": [5], "next_page_offset": None},
+        {"points": [{"id": 5}], "next_page_offset": {}},
+    ],
+)
+def test_a_page_that_leads_nowhere_or_is_none_ends_the_asking(
+    qdrant: Answers, server: QdrantServer, result: Any
+) -> None:
+    qdrant.result(result, method="POST")
+    with pytest.raises(QdrantError, match="not one that this tool knows"):
+        list(server.scroll("images", [ARTIFACT]))
+
+
+def test_a_page_that_begins_before_where_it_was_asked_to_ends_the_asking(qdrant: Answers, server: QdrantServer) -> None:
+    qdrant.result({"points": [{"id": 5}], "next_page_offset": 7}, method="POST")
+    qdrant.result({"points": [{"id": 6}], "next_page_offset": 8}, method="POST")
+    with pytest.raises(QdrantError, match="not one that this tool knows"):
+        list(server.scroll("images", [ARTIFACT]))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000, b""])
+def test_a_page_that_is_no_json_ends_the_asking(qdrant: Answers, server: QdrantServer, body: bytes) -> None:
+    qdrant.give(content=body, method="POST")
+    with pytest.raises(QdrantError, match="not one that this tool knows"):
+        list(server.scroll("images", [ARTIFACT]))
+
+
+def test_an_endless_page_is_not_read_to_its_end(
+    qdrant: Answers, server: QdrantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docmind_backup.qdrant.MAX_PAGE", 1000)
+    qdrant.give(content=b" " * 1001, method="POST")
+    with pytest.raises(QdrantError, match="more than 1,000 bytes"):
+        list(server.scroll("images", [ARTIFACT]))
+
+
+def test_points_of_an_unknown_collection_are_an_error(qdrant: Answers, server: QdrantServer) -> None:
+    qdrant.error(404, "Not found: Collection `nosuch` doesn't exist!", method="POST")
+    with pytest.raises(QdrantError, match="doesn't exist"):
+        list(server.scroll("nosuch", [ARTIFACT]))
 
 
 def test_an_unknown_collection_does_not_exist_and_has_no_snapshots(qdrant: Answers, server: QdrantServer) -> None:

@@ -175,7 +175,7 @@ def test_a_prefix_belongs_to_every_path(standin: StandIn) -> None:
     ids=repr,
 )
 def test_a_connection_that_breaks_leaves_no_file(fault: Any, standin: StandIn, tmp_path: Path) -> None:
-    with connect(standin.url) as server:
+    with connect(standin.url, download_retries=0) as server:
         made = server.create_snapshot("docs")
         standin.faults.downloads.append(fault)
         with pytest.raises(QdrantUnreachable, match="broke"):
@@ -196,7 +196,7 @@ def test_an_end_without_a_length_is_reported_as_it_came(fault: Any, standin: Sta
 
 
 def test_a_download_that_stalls_is_given_up(standin: StandIn, tmp_path: Path) -> None:
-    with connect(standin.url, stall_timeout_s=0.2) as server:
+    with connect(standin.url, stall_timeout_s=0.2, download_retries=0) as server:
         made = server.create_snapshot("docs")
         standin.faults.downloads.append(Stall(1000, Event()))
         with pytest.raises(QdrantUnreachable, match=r"nothing came for 0\.2 s"):

@@ -20,7 +20,7 @@ import pytest
 from tests.qdrant.answers import OCTETS, nothing
 from tests.standin import ChunkedCut, CloseDelimited, Drop, Stall, StandIn
 
-from docmind_backup import direct, qdrant
+from docmind_backup import direct, downloading
 from docmind_backup.core.server import Downloaded
 from docmind_backup.errors import QdrantUnreachable
 from docmind_backup.qdrant import QdrantServer, connect
@@ -41,7 +41,7 @@ def standin() -> Iterator[StandIn]:
 
 @pytest.fixture
 def server(standin: StandIn) -> Iterator[QdrantServer]:
-    with connect(standin.url, stall_timeout_s=30) as server:
+    with connect(standin.url, stall_timeout_s=30, download_retries=0) as server:
         yield server
 
 
@@ -180,7 +180,7 @@ def test_a_disk_that_fails_is_told_as_it_is(size: int, standin: StandIn, server:
 
 @pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fails_while_the_server_is_silent_is_the_reason(standin: StandIn, tmp_path: Path) -> None:
-    with connect(standin.url, stall_timeout_s=1) as server:
+    with connect(standin.url, stall_timeout_s=1, download_retries=0) as server:
         name = serve_badly(standin, server, Stall(BLOCK + 1, Event()))
         with pytest.raises(OSError, match="File too large"):
             download(server, tmp_path / "a", name)
@@ -265,13 +265,13 @@ def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
 
 
 def _send_zeros(listening: socket.socket, size: int) -> None:
-    """A server of one connection: a greeting, then a snapshot."""
-    connection, _ = listening.accept()
-    with connection, connection.makefile("rb") as requests:
+    """A server of two connections: a greeting, then a snapshot."""
+    greeting = b'{"version": "1"}'
+    with listening.accept()[0] as connection, connection.makefile("rb") as requests:
         while requests.readline().strip():
             pass
-        greeting = b'{"version": "1"}'
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(greeting), greeting))
+    with listening.accept()[0] as connection, connection.makefile("rb") as requests:
         while requests.readline().strip():
             pass
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n"
@@ -293,13 +293,13 @@ def test_what_is_announced_is_read_from_the_socket_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = list[int]()
-    read = qdrant._Plain._read
+    read = downloading._Plain._read
 
-    def counted(self: qdrant._Plain, view: memoryview) -> int:
+    def counted(self: downloading._Plain, view: memoryview) -> int:
         counts.append(count := read(self, view))
         return count
 
-    monkeypatch.setattr(qdrant._Plain, "_read", counted)
+    monkeypatch.setattr(downloading._Plain, "_read", counted)
     if announced:
         serve(standin, NOISE)
         name = "a.snapshot"

@@ -190,6 +190,26 @@ def test_silence_is_told_with_its_reason_and_what_to_do(
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.parametrize(("error", "words"), SILENCES, ids=[words for _, words in SILENCES])
+def test_only_where_nobody_took_the_call_nothing_can_have_come_of_it(
+    error: Exception, words: str, qdrant: Answers, server: QdrantServer
+) -> None:
+    qdrant.mock.add_exception(error)
+    with pytest.raises(QdrantUnreachable) as caught:
+        server.create_snapshot("docs")
+    assert caught.value.may_be_done is not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+
+
+@pytest.mark.parametrize("answer", [{"status": "accepted"}, {"result": None}, {}, [], "<html>"])
+def test_an_answer_that_names_no_snapshot_leaves_open_whether_there_is_one(
+    answer: object, qdrant: Answers, server: QdrantServer
+) -> None:
+    qdrant.give(202, json=answer)
+    with pytest.raises(QdrantError) as caught:
+        server.create_snapshot("docs")
+    assert caught.value.may_be_done
+
+
 def test_a_creation_says_how_long_it_waited(qdrant: Answers, server: QdrantServer) -> None:
     qdrant.mock.add_exception(httpx.ReadTimeout("timed out"))
     with pytest.raises(QdrantUnreachable, match="nothing came for 3600 s"):

@@ -7,6 +7,7 @@ each rule was seen, stands in the docstrings of `state.py` (behaviour) and `wire
 from tests.standin.faults import (
     ChunkedCut,
     CloseDelimited,
+    Drip,
     Drop,
     Faults,
     Flip,
@@ -20,6 +21,7 @@ from tests.standin.server import Request, StandIn
 __all__ = [
     "ChunkedCut",
     "CloseDelimited",
+    "Drip",
     "Drop",
     "Faults",
     "Flip",

@@ -30,6 +30,15 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True)
+class Drip:
+    """`at` bytes of the body, then a byte every `every_s` seconds until `gate` is set, then the rest."""
+
+    at: int
+    gate: Event
+    every_s: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
 class WrongLength:
     """The whole body under a content-length that is `by` too large (negative: too small), then the end."""
 
@@ -70,7 +79,7 @@ class HtmlPage:
     body: bytes = b"<!doctype html><html><body>Please log in</body></html>"
 
 
-DownloadFault = Drop | Stall | WrongLength | ChunkedCut | CloseDelimited | Flip | ForcedGzip | HtmlPage
+DownloadFault = Drop | Stall | Drip | WrongLength | ChunkedCut | CloseDelimited | Flip | ForcedGzip | HtmlPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,19 @@ class Canned:
 class HangUp:
     """The connection ends without an answer."""
 
+    served: bool = False
+    """What was asked is done all the same; only the answer is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Called when the request was served, before its answer goes out."""
+
+    act: Callable[[], object]
+
+
+Act = Canned | HangUp | After | Callable[[], object]
+
 
 @dataclass(slots=True)
 class Rule:
@@ -93,7 +115,7 @@ class Rule:
 
     method: str
     pattern: str
-    act: Canned | HangUp | Callable[[], object]
+    act: Act
     times: int | None
     skip: int
     """Matching requests that still pass untouched."""
@@ -167,8 +189,14 @@ class Faults:
     def redirect(self, method: str, pattern: str, location: str, *, times: int | None = 1) -> None:
         self.answer(method, pattern, 307, {"location": location}, times=times)
 
-    def hang_up(self, method: str, pattern: str, *, times: int | None = 1, skip: int = 0) -> None:
-        self.rules.append(Rule(method, pattern, HangUp(), times, skip))
+    def hang_up(self, method: str, pattern: str, *, times: int | None = 1, skip: int = 0, served: bool = False) -> None:
+        self.rules.append(Rule(method, pattern, HangUp(served), times, skip))
+
+    def after(
+        self, method: str, pattern: str, act: Callable[[], object], *, times: int | None = 1, skip: int = 0
+    ) -> None:
+        """Call `act` when such a request has been served, before its answer goes out."""
+        self.rules.append(Rule(method, pattern, After(act), times, skip))
 
     def before(
         self,
@@ -182,7 +210,7 @@ class Faults:
         """Call `act` when such a request has come in, before it is served (to delete the collection, say)."""
         self.rules.append(Rule(method, pattern, act, times, skip))
 
-    def rules_for(self, method: str, path: str) -> list[Canned | HangUp | Callable[[], object]]:
+    def rules_for(self, method: str, path: str) -> list[Act]:
         """What applies to this request; counts it."""
         with self._lock:
             return [rule.act for rule in self.rules if rule.take(method, path)]
@@ -208,6 +236,14 @@ class Faults:
             if self._closed:
                 gate.set()
         gate.wait()
+
+    def hold_on(self, gate: Event, seconds: float) -> bool:
+        """Wait so long at most; whether the gate is open, or the stand-in closes."""
+        with self._lock:
+            self._held.append(gate)
+            if self._closed:
+                gate.set()
+        return gate.wait(seconds)
 
     def open_all(self) -> None:
         """The stand-in is closing: nobody waits any more."""

@@ -220,10 +220,18 @@ def scroll(call: Call) -> Outcome:
     name = call.path["c"]
     points = call.state.settle(name) if body.get("with_vector") else call.state.find(name).sorted_points()
     ids = [point["id"] for point in points]
-    start = ids.index(body["offset"]) if body.get("offset") in ids else 0
+    start = _position(points, body.get("offset"))
     end = start + (body.get("limit") or 10)
     page = [_record(point, body) for point in points[start:end]]
     return Reply({"points": page, "next_page_offset": ids[end] if end < len(ids) else None})
+
+
+def _position(points: list[engine.Point], offset: int | str | None) -> int:
+    """Of the first point that is not before `offset`, which may be gone by now."""
+    if offset is None:
+        return 0
+    order = [(isinstance(point["id"], str), point["id"]) for point in points]
+    return sum(place < (isinstance(offset, str), offset) for place in order)
 
 
 def _no_filter(body: dict[str, Any]) -> None:
@@ -233,11 +241,19 @@ def _no_filter(body: dict[str, Any]) -> None:
 
 def _record(point: engine.Point, body: dict[str, Any]) -> dict[str, Any]:
     record = {"id": point["id"]}
-    if body.get("with_payload", True):
-        record["payload"] = point["payload"]
+    if keys := body.get("with_payload", True):
+        record["payload"] = _selected(point["payload"], keys)
     if body.get("with_vector"):
         record["vector"] = point["vector"]
     return record
+
+
+def _selected(payload: dict[str, Any], keys: Any) -> dict[str, Any]:
+    """All of it, or a list of keys, or `{"include": [...]}`: by the API's description, not recorded."""
+    if keys is True:
+        return payload
+    wanted = keys["include"] if isinstance(keys, dict) else keys
+    return {key: value for key, value in payload.items() if key in wanted}
 
 
 ROUTES = (

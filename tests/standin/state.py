@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import RLock
 from typing import Any
@@ -207,6 +207,8 @@ class State:
         if collection is None:
             collection = Collection(name, content.config, dict(content.payload_index))
             self.collections[name] = collection
+            if content.config["params"].get("sharding_method") == "custom":  # its shard keys do not come with it
+                content = replace(content, points=())
         else:
             configs.check_compatible(collection.config, content.config, RefusedError)
         collection.points = {point["id"]: point for point in content.points}

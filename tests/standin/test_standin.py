@@ -100,6 +100,25 @@ def test_a_page_of_a_scroll_leads_to_the_next(client: httpx.Client) -> None:
     assert seen == [*range(24), UUID]
 
 
+def scrolled(client: httpx.Client, **body: Any) -> list[Any]:
+    return client.post("/collections/docs/points/scroll", json=body).json()["result"]["points"]
+
+
+def test_a_page_begins_at_the_next_point_when_the_one_it_was_asked_from_is_gone(
+    client: httpx.Client, server: StandIn
+) -> None:
+    server.delete_points("docs", [5, 23])
+
+    assert [row["id"] for row in scrolled(client, limit=2, offset=5)] == [6, 7]
+    assert [row["id"] for row in scrolled(client, limit=2, offset=23)] == [UUID]
+
+
+@pytest.mark.parametrize("selector", [["doc_id"], {"include": ["doc_id", "nosuch"]}])
+def test_only_the_keys_that_were_asked_for_come(client: httpx.Client, selector: Any) -> None:
+    assert all(set(row["payload"]) <= {"doc_id"} for row in scrolled(client, limit=9, with_payload=selector))
+    assert all("vector" not in row for row in scrolled(client, limit=9, with_payload=selector))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_qdrant_client_works(server: StandIn) -> None:
     qdrant = pytest.importorskip("qdrant_client")

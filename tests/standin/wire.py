@@ -24,10 +24,12 @@ from urllib.parse import quote
 from tests.standin import routes
 from tests.standin.calls import Accepted, Call, Download, Outcome, Plain, Reply, dumps
 from tests.standin.faults import (
+    After,
     Canned,
     ChunkedCut,
     CloseDelimited,
     DownloadFault,
+    Drip,
     Drop,
     Faults,
     Flip,
@@ -78,6 +80,7 @@ def handler_for(site: Site) -> type[BaseHTTPRequestHandler]:
 
 class Wire(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: else 40 ms an answer
     site: Site
 
     def serve(self) -> None:
@@ -85,16 +88,26 @@ class Wire(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self._read_body(headers)
         request = self.site.note(self.command, self.path, headers, body)
+        later: list[After | HangUp] = []
         for act in self.site.faults.rules_for(self.command, request.path):
+            match act:
+                case HangUp(served=False):
+                    self.close_connection = True
+                    return
+                case Canned():
+                    request.status = act.status
+                    self._send_canned(act)
+                    return
+                case After() | HangUp():
+                    later.append(act)
+                case _:
+                    act()
+        answer = self._answer(headers, body, started)
+        for act in later:
             if isinstance(act, HangUp):
                 self.close_connection = True
                 return
-            if isinstance(act, Canned):
-                request.status = act.status
-                self._send_canned(act)
-                return
-            act()
-        answer = self._answer(headers, body, started)
+            act.act()
         request.status = answer.status
         self._send(answer, offers_gzip=_offers_gzip(headers))
 
@@ -170,6 +183,8 @@ class Wire(BaseHTTPRequestHandler):
                 return Answer(status, {"content-type": content_type}, body)
             case Download(name, file):
                 answer = _download(name, file, headers)
+                if headers.get("range") == "bytes=0-0":  # a look, no download that could go wrong
+                    return answer
                 return _faulty(answer, self.site.faults.next_download())
 
     # -- out
@@ -202,6 +217,12 @@ class Wire(BaseHTTPRequestHandler):
             case Stall(at, gate):
                 self.wfile.write(body[:at])
                 self.site.faults.hold(gate)
+                self.wfile.write(body[at:])
+            case Drip(at, gate, every_s):
+                self.wfile.write(body[:at])
+                while at < len(body) and not self.site.faults.hold_on(gate, every_s):
+                    self.wfile.write(body[at : at + 1])
+                    at += 1
                 self.wfile.write(body[at:])
             case Drop(at, reset):
                 self.wfile.write(body[:at])

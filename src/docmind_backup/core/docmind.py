@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from docmind_backup.core.consistency import other_deployment
 from docmind_backup.core.format import TOOL
 from docmind_backup.core.model import DOCMIND_LABEL, FORMAT, IndexSnapshot, Part, Record
 
@@ -18,6 +19,8 @@ INDEX_SNAPSHOT_NAME = re.compile(r"\A\d{8}T\d{6}-[0-9a-f]{8}\Z")
 Listed = tuple[str, int, str]
 """Path, size in bytes and sha256 of a file, as the manifest lists it."""
 _AS_JSON = json.JSONEncoder(ensure_ascii=False).encode
+STALE_UPLOADS = "uploads changed since DocMind indexed them last"
+"""Why a backup is not eligible."""
 INDEX_MANIFESTS = ("manifest.jsonl", "manifest.meta.json", "manifest.checksum")
 
 
@@ -81,6 +84,14 @@ def corpus_hash(uploads: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for path, sha256 in sorted(uploads):
         digest.update(json.dumps([path, sha256], separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def corpus_hash_v1(uploads: Iterable[tuple[str, int, int]]) -> str:
+    """v1: sha256 over path, size in bytes and mtime_ns of every upload, sorted by path; no delimiter."""
+    digest = hashlib.sha256()
+    for path, size, mtime_ns in sorted(uploads):
+        digest.update(f"{path}{size}{mtime_ns}".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 
@@ -217,7 +228,11 @@ def _activation_rows(record: Record, active: IndexSnapshot, corpus: str) -> tupl
             "the collections are not exactly those of the active index snapshot",
             names.keys() != {"text", "image"} or names != dict(active.collections),
         ),
-        ("uploads changed since DocMind indexed them last", active.corpus_hash != corpus),
+        (STALE_UPLOADS, active.corpus_hash != corpus),
+        (
+            "the active index snapshot is of another deployment than data/.deployment-id",
+            other_deployment(active, record.scope.deployment_id),
+        ),
         (
             "a collection's metadata is not what the active index snapshot says",
             any(found != active.collection_metadata.get(role, {}) for role, found in metadata.items()),

@@ -17,8 +17,10 @@ from typing import Any
 
 from docmind_backup.core.model import (
     FORMAT,
+    ArtifactProof,
     CollectionRecord,
     CollectionState,
+    Deep,
     DirEntry,
     Entry,
     FileEntry,
@@ -28,6 +30,7 @@ from docmind_backup.core.model import (
     Omission,
     Origin,
     Part,
+    Placement,
     QdrantRecord,
     Reason,
     Record,
@@ -307,6 +310,12 @@ def _self_digest(fields: Mapping[str, Any]) -> str:
 
 
 def _record_fields(record: Record) -> Json:
+    fields = _fields_of_all(record)
+    return {**fields, "artifact_proof": proof_fields(record.artifact_proof)} if record.artifact_proof else fields
+
+
+def _fields_of_all(record: Record) -> Json:
+    """Those that every record has."""
     return {
         "format": record.format,
         "requires": list(record.requires),
@@ -333,6 +342,21 @@ def _record_fields(record: Record) -> Json:
         "qdrant": _qdrant_fields(record.qdrant) if record.qdrant else None,
         "key_fingerprints": dict(record.key_fingerprints),
         "digests": dict(record.digests),
+    }
+
+
+def proof_fields(proof: ArtifactProof) -> Json:
+    return {
+        "index_snapshot": proof.index_snapshot,
+        "collection": proof.collection,
+        "points": proof.points,
+        "references": proof.references,
+        "broken": proof.broken,
+        "examples": list(proof.examples),
+        "names": proof.names,
+        "artifacts": proof.artifacts,
+        "proved_by": proof.proved_by,
+        "accepted": proof.accepted,
     }
 
 
@@ -386,8 +410,8 @@ def _qdrant_fields(qdrant: QdrantRecord) -> Json:
 
 
 def _collection_fields(taken: CollectionRecord) -> Json:
-    state = taken.state
-    return {
+    state, placement = taken.state, taken.state.placement
+    fields: Json = {
         "name": taken.name,
         "role": taken.role,
         "taken_at": taken.taken_at,
@@ -410,6 +434,11 @@ def _collection_fields(taken: CollectionRecord) -> Json:
         "sharding": state.sharding,
         "config": dict(state.config),
     }
+    return {**fields, "placement": _placement_fields(placement)} if placement else fields
+
+
+def _placement_fields(placement: Placement) -> Json:
+    return {"local": list(placement.local), "remote": list(placement.remote), "keys": list(placement.keys)}
 
 
 def read_record(raw: bytes) -> Record:
@@ -440,7 +469,13 @@ def brief_fields(record: Record, digest: str) -> Json:
     qdrant = record.qdrant
     if qdrant:
         qdrant = replace(qdrant, collections=tuple(map(_brief_collection, qdrant.collections)))
-    nothing: Json = {"sources": (), "index_snapshots": (), "key_fingerprints": {}, "digests": {}}
+    nothing: Json = {
+        "sources": (),
+        "index_snapshots": (),
+        "artifact_proof": None,
+        "key_fingerprints": {},
+        "digests": {},
+    }
     return {**_record_fields(replace(record, qdrant=qdrant, **nothing)), "record_sha256": digest}
 
 
@@ -489,6 +524,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         ineligible=tuple(map(str, data["docmind"]["reasons"])),
         index_snapshots=tuple(dict(s) for s in data["index_snapshots"]),
         qdrant=_read_qdrant(data["qdrant"]) if data["qdrant"] else None,
+        artifact_proof=_read_proof(data["artifact_proof"]) if data.get("artifact_proof") else None,
         key_fingerprints={str(k): str(v) for k, v in data["key_fingerprints"].items()},
         digests={str(k): _digest(v) for k, v in data["digests"].items()},
         format=int(data["format"]),
@@ -560,6 +596,26 @@ def _read_qdrant(data: Mapping[str, Any]) -> QdrantRecord:
     )
 
 
+def _read_proof(data: Mapping[str, Any]) -> ArtifactProof:
+    return ArtifactProof(
+        index_snapshot=str(data["index_snapshot"]),
+        collection=str(data["collection"]),
+        points=_count(data["points"]),
+        references=_count(data["references"]),
+        broken=_count(data["broken"]),
+        examples=tuple(map(str, data["examples"])),
+        names=str(data["names"]),
+        artifacts=_digest(data["artifacts"]),
+        proved_by=_id(data["proved_by"]),
+        accepted=data["accepted"] is True,
+    )
+
+
+def _read_placement(data: Mapping[str, Any]) -> Placement:
+    local, remote = (tuple(map(_count, data[key])) for key in ("local", "remote"))
+    return Placement(local, remote, tuple(map(str, data["keys"])))
+
+
 def _read_collection(data: Mapping[str, Any]) -> CollectionRecord:
     name, role = str(data["name"]), str(data["role"])
     return CollectionRecord(
@@ -585,6 +641,7 @@ def _read_collection(data: Mapping[str, Any]) -> CollectionRecord:
             shards=int(data["shards"]),
             sharding=str(data["sharding"]),
             config=dict(data["config"]),
+            placement=_read_placement(data["placement"]) if data.get("placement") else None,
         ),
     )
 
@@ -600,6 +657,7 @@ def seal_bytes(seal: Seal) -> bytes:
         "intact": seal.intact,
         "fingerprint": seal.fingerprint,
         "round": _round_fields(seal.round) if seal.round else None,
+        "deep": _deep_fields(seal.deep) if seal.deep else None,
     }
     return (json.dumps(fields, sort_keys=True) + "\n").encode()
 
@@ -610,6 +668,15 @@ def _round_fields(under_way: Round) -> Json:
         "files": under_way.files,
         "bytes": under_way.bytes,
         "fingerprint": under_way.fingerprint,
+    }
+
+
+def _deep_fields(deep: Deep) -> Json:
+    return {
+        "proved_at": deep.proved_at.isoformat(),
+        "collections": {
+            name: {"points": points, "digest": digest} for name, (points, digest) in deep.collections.items()
+        },
     }
 
 
@@ -624,9 +691,15 @@ def read_seal(raw: bytes) -> Seal:
             data["intact"] is True,
             str(data.get("fingerprint", "")),
             _read_round(data["round"]) if data.get("round") is not None else None,
+            _read_deep(data["deep"]) if data.get("deep") is not None else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a seal") from error
+
+
+def _read_deep(data: Mapping[str, Any]) -> Deep:
+    collections = {str(n): (_count(c["points"]), str(c["digest"])) for n, c in data["collections"].items()}
+    return Deep(_time(data["proved_at"]), collections)
 
 
 def _read_round(data: Mapping[str, Any]) -> Round:

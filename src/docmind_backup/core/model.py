@@ -76,7 +76,7 @@ class Reason(StrEnum):
     MISMATCH = "mismatch"
     """What arrived is not what the server said it sent."""
     MOVED = "moved"
-    """The active index snapshot, the deployment id or the uploads changed during the run, twice."""
+    """Index snapshot, deployment id, uploads, artifacts or a collection changed during the run, twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,23 @@ class IndexSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """On which nodes the shards of a collection lie, seen from the one that was asked."""
+
+    local: tuple[int, ...]
+    """Their numbers; a snapshot of this node holds the points of these."""
+    remote: tuple[int, ...] = ()
+    """Those of which another node has a copy."""
+    keys: tuple[str, ...] = ()
+    """Shard keys, of custom sharding; sorted."""
+
+    @property
+    def elsewhere(self) -> tuple[int, ...]:
+        """Shards that only other nodes have: no snapshot of this node brings their points."""
+        return tuple(sorted(set(self.remote) - set(self.local)))
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionState:
     """A collection as the server (or the embedded folder) describes it."""
 
@@ -168,6 +185,12 @@ class CollectionState:
     sharding: str = "auto"
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The whole config as the server gave it, for a restore that has to make the collection itself."""
+    placement: Placement | None = None
+    """None where nobody said: an embedded storage, a backup of an earlier version."""
+    problem: str = ""
+    """Why it could not be described: nothing else is known then, and `exists` is False."""
+    refused: bool = False
+    """The problem is the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +207,9 @@ class QdrantState:
     """Why it could not be asked; empty when it answered."""
     reason: Reason | None = None
     hint: str = ""
+    notes: tuple[str, ...] = ()
+    unclaimed: bool = False
+    """No index snapshot is active that would name the collections: they are those of the last backup."""
 
 
 # -- what a backup says of itself ----------------------------------------------------------------
@@ -339,6 +365,30 @@ class QdrantRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactProof:
+    """The files that image points name, held against the artifacts of a backup (docs/adr/0018)."""
+
+    index_snapshot: str
+    """The active one."""
+    collection: str
+    points: int
+    references: int
+    """Names of files in the payloads of all points."""
+    broken: int
+    """Those of which the backup holds no file."""
+    examples: tuple[str, ...]
+    """The first broken ones, in words."""
+    names: str
+    """sha256 of the broken names; empty when none is broken. Another one: not what was accepted."""
+    artifacts: str
+    """sha256 of the list of captured artifacts, content and all: an added, removed or altered one changes it."""
+    proved_by: str
+    """Id of the backup whose run asked for all points."""
+    accepted: bool = False
+    """The broken ones are known and meant to be (`--accept-shrink`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shrink:
     """A part that lost most of what it held since the last good backup (design.md, C11)."""
 
@@ -377,6 +427,8 @@ class Record:
     index_snapshots: tuple[Mapping[str, Any], ...] = ()
     """`{name, active, collections, collections_captured}` for each one stored."""
     qdrant: QdrantRecord | None = None
+    artifact_proof: ArtifactProof | None = None
+    """None when points or artifacts were not asked for, or could not be held against each other."""
     key_fingerprints: Mapping[str, str] = field(default_factory=dict[str, str])
     """Salted fingerprints of the image key and the HMAC secret, and the key id."""
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -409,6 +461,16 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Deep:
+    """The last time when all that an engine can open was opened and found to be as recorded."""
+
+    proved_at: datetime
+    """When that verification began."""
+    collections: Mapping[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
+    """Name to exact points, and the digest of ids and payloads (empty for an embedded collection)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
     """The remembered outcome of the last verification."""
 
@@ -416,11 +478,14 @@ class Seal:
     verified_at: datetime | None
     """When the last one that read everything began, or found damage; None: there was none, only a round under way."""
     level: str
-    """`full` (contents read), `part` (some of them) or `quick` (sizes only)."""
+    """`deep` (contents read, and opened by their engines), `full` (contents read), `part` (some of them) or `quick`
+    (sizes only)."""
     intact: bool
     fingerprint: str = ""
     """Of the stored files as they were read; empty in seals of earlier versions."""
     round: Round | None = None
+    deep: Deep | None = None
+    """Stays when the contents alone are read again: they are what the engines saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,8 +565,20 @@ class StepStarted:
 @dataclass(frozen=True, slots=True)
 class Advanced:
     bytes: int
+    """Less than nothing when what came has to come again."""
     downloaded: bool = False
     """From Qdrant, not from this machine's files."""
+    label: str = ""
+    """Of the step that downloads."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStarted:
+    """The server has made its snapshot; of each attempt to fetch one."""
+
+    label: str
+    bytes: int
+    """All that is to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,7 +590,7 @@ class StepFinished:
     """Empty when all went well, else the omission's reason."""
 
 
-Event = RunStarted | StepStarted | Advanced | StepFinished
+Event = RunStarted | StepStarted | DownloadStarted | Advanced | StepFinished
 OnEvent = Callable[[Event], None]
 
 

@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+from docmind_backup.core.consistency import ArtifactCheck, activation_notes, artifact_check
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import (
     IN_FLIGHT,
     Backup,
+    CollectionRecord,
     CollectionState,
     IndexSnapshot,
     Kind,
@@ -143,6 +145,8 @@ class BackupPlan:
     watch: Watch
     qdrant: QdrantState | None
     qdrant_required: bool
+    artifact_check: ArtifactCheck | None = None
+    """None: image points are not held against the artifacts."""
 
     @property
     def copy_bytes(self) -> int:
@@ -186,7 +190,7 @@ def plan_backup(
     good = [b.record for b in history if b.counts and b.record in earlier]
     shared = usable(history, str(inventory.environment.data_dir), now) if choices.share else ()
     seen = [s for s in inventory.seen if s.source.part in parts]
-    states = _states(inventory, parts)
+    states = _states(inventory, choices, parts)
     found = [
         *_file_findings(seen, earlier),
         *_collection_findings(inventory, choices, parts, earlier),
@@ -210,7 +214,25 @@ def plan_backup(
         watch=inventory.watch,
         qdrant=inventory.qdrant if Part.QDRANT in parts else None,
         qdrant_required=choices.qdrant == "required",
+        artifact_check=artifact_check(inventory.active_snapshot, states, parts, earlier, accept=choices.accept_shrink),
     )
+
+
+def collections_known(history: Sequence[Backup], data_dir: str) -> dict[str, str]:
+    """Role to the name of the collection in the newest backup that holds one, unless its absence was accepted since."""
+    known: dict[str, str] = {}
+    for role in ("text", "image"):
+        for record in (b.record for b in history if b.record.scope.data_dir == data_dir):
+            named = [taken.name for taken in _taken(record) if taken.role == role]
+            if named:
+                known[role] = named[0]
+            if named or role in record.absent_accepted:
+                break
+    return known
+
+
+def _taken(record: Record) -> tuple[CollectionRecord, ...]:
+    return record.qdrant.collections if record.qdrant and not record.qdrant.embedded else ()
 
 
 def _scope(inventory: Inventory, choices: Choices, parts: frozenset[Part]) -> Scope:
@@ -224,10 +246,12 @@ def _scope(inventory: Inventory, choices: Choices, parts: frozenset[Part]) -> Sc
 # -- steps ---------------------------------------------------------------------------------------
 
 
-def _states(inventory: Inventory, parts: frozenset[Part]) -> tuple[CollectionState, ...]:
+def _states(inventory: Inventory, choices: Choices, parts: frozenset[Part]) -> tuple[CollectionState, ...]:
     """The collections to take from a server; none where Qdrant is off, silent, or a folder."""
     qdrant = inventory.qdrant
     if Part.QDRANT not in parts or qdrant is None or qdrant.error or qdrant.embedded:
+        return ()
+    if qdrant.unclaimed and choices.accept_shrink:
         return ()
     return tuple(state for state in qdrant.collections if state.exists)
 
@@ -334,7 +358,12 @@ def _collection_findings(
     named = {state.role or state.name: state for state in qdrant.collections}
     for key, state in named.items():
         held = _points_before(key, earlier)
-        if not state.exists and held:
+        if qdrant.unclaimed:
+            yield _unclaimed(state, held)
+        elif state.problem:
+            reason = Reason.REFUSED if state.refused else Reason.UNREACHABLE
+            yield Omission(Part.QDRANT, state.name, reason, state.problem)
+        elif not state.exists and held:
             yield Omission(Part.QDRANT, state.name, Reason.GONE, f"the last backup has {held:,} points of it")
         elif not state.exists and _required(state, inventory, choices):
             yield Omission(Part.QDRANT, state.name, Reason.MISSING, "Qdrant has no collection of that name")
@@ -348,10 +377,18 @@ def _collection_findings(
                 yield Omission(Part.QDRANT, f"{role} collection", Reason.GONE, detail)
 
 
+def _unclaimed(state: CollectionState, held: int) -> Omission:
+    """The application no longer knows it, whether it is there or not."""
+    there = f"{state.name}, which has it in the last backup, is still on the server and saved"
+    lost = f"the last backup has {held:,} points of it"
+    detail = f"no index snapshot names it now; {there if state.exists else lost}"
+    return Omission(Part.QDRANT, f"{state.role} collection", Reason.GONE, detail)
+
+
 def _required(state: CollectionState, inventory: Inventory, choices: Choices) -> bool:
-    """Asked for by name, or named by CURRENT: such a collection is never 'never made'."""
+    """Asked for by name (or alias), or named by CURRENT: such a collection is never 'never made'."""
     active = inventory.active_snapshot
-    return state.name in choices.collections or (active is not None and state.name in active.collections.values())
+    return bool(choices.collections) or (active is not None and state.role in active.collections)
 
 
 def _points_before(key: str, earlier: Sequence[Record]) -> int:
@@ -417,16 +454,11 @@ def _notes(
             "cannot be read after a restore. Keep the key elsewhere, or give --include-env"
         )
     if Part.QDRANT in parts:
-        yield from _metadata_notes(inventory)
-        if not inventory.active and inventory.layout is Layout.V2 and not choices.collections:
+        yield from inventory.qdrant.notes if inventory.qdrant else ()
+        if inventory.qdrant:
+            yield from activation_notes(
+                inventory.active_snapshot, inventory.qdrant.collections, inventory.deployment_id
+            )
+        unclaimed = inventory.qdrant is not None and inventory.qdrant.unclaimed
+        if not inventory.active and inventory.layout is Layout.V2 and not choices.collections and not unclaimed:
             yield "no index snapshot is active: no collection belongs to it; --collection NAME saves one by name"
-
-
-def _metadata_notes(inventory: Inventory) -> Iterator[str]:
-    active, qdrant = inventory.active_snapshot, inventory.qdrant
-    if active is None or qdrant is None:
-        return
-    for state in qdrant.collections:
-        expected = active.collection_metadata.get(state.role)
-        if state.exists and expected is not None and state.metadata != expected:
-            yield f"collection {state.name}: its metadata is not the active index snapshot's; DocMind refuses it"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from math import inf
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from docmind_backup.core.model import CollectionState
-from docmind_backup.errors import QdrantError, QdrantRefused, UsageError
+from docmind_backup.core.model import CollectionState, Placement
+from docmind_backup.core.server import Point
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnclear, QdrantUnreachable, UsageError
 
 DEFAULT_PORT = 6333
 """What qdrant-client, and so DocMind, takes for an address without a port, https too."""
@@ -83,8 +88,63 @@ def snapshot_path(name: str, snapshot: str) -> str:
     return f"{collection_path(name)}/snapshots/{quote(file_name(snapshot), safe='')}"
 
 
+def upload_path(name: str) -> str:
+    return f"{collection_path(name)}/snapshots/upload"
+
+
+EMPTY: Mapping[str, Any] = {"vectors": {"size": 1, "distance": "Dot"}}
+"""The body that makes a collection which is there only for what lies under its name."""
+
+
+def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """What turns `now` into `wanted` in one request (alias -> collection, None: gone); empty when it is so already."""
+    actions: list[dict[str, Any]] = []
+    for alias, collection in sorted(wanted.items()):
+        if now.get(alias) == collection:
+            continue
+        if alias in now:
+            actions.append({"delete_alias": {"alias_name": alias}})
+        if collection is not None:
+            actions.append({"create_alias": {"collection_name": collection, "alias_name": alias}})
+    return actions
+
+
+def delete_command(url: str, name: str, snapshot: str) -> str:
+    """For a person and a shell; the key comes out of the environment, where there is one, and goes to no proxy."""
+    header = f'-H "api-key: ${KEY_SETTING}"'
+    return f"curl -X DELETE '{url}{snapshot_path(name, snapshot)}' {header} -fsS --noproxy '*'"
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two base URLs lead to the same server as far as their spelling tells."""
+    return _reached(one) == _reached(other)
+
+
+def _reached(url: str) -> tuple[str, int, str]:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
+    return "localhost" if here else host, parts.port or DEFAULT_PORT, parts.path.rstrip("/")
+
+
+def named_at(snapshot: str) -> datetime | None:
+    """The second, naive UTC, that the server put into a snapshot's name when it began with it."""
+    found = re.search(r"-(\d{4}(?:-\d\d){5})\.snapshot\Z", snapshot, re.ASCII)
+    try:
+        return datetime.strptime(found[1], "%Y-%m-%d-%H-%M-%S") if found else None
+    except ValueError:
+        return None
+
+
 EXACTLY = {"exact": True}
 """The body of a question for a count; without it Qdrant estimates."""
+PAGE_POINTS = 1000
+
+
+def page_body(keys: Sequence[str], offset: int | str | None) -> dict[str, Any]:
+    """The body of a question for one page of points; `offset`: the id that it begins with, None: the first."""
+    start = {} if offset is None else {"offset": offset}
+    return {"limit": PAGE_POINTS, "with_payload": {"include": list(keys)}, "with_vector": False, **start}
 
 
 # -- what it answers; LookupError, TypeError or ValueError where it is of another shape ----------
@@ -104,6 +164,61 @@ def count(result: Any) -> int:
     if not isinstance(points, int) or isinstance(points, bool) or points < 0:
         raise ValueError("a count is a number")
     return points
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points in the order of their ids."""
+
+    points: tuple[Point, ...]
+    next: int | str | None
+    """Id that the next page begins with; None: this was the last."""
+
+
+def page(result: Any, offset: int | str | None) -> Page:
+    """A page that was asked for from `offset` on. It has to lead on: else there would be no end to it."""
+    points = tuple(Point(_point_id(each["id"]), _object(each.get("payload") or {})) for each in result["points"])
+    following = result.get("next_page_offset")
+    after = None if following is None else _point_id(following)
+    places = [_place(point.id) for point in points]
+    if any(here >= there for here, there in pairwise(places)):
+        raise ValueError("points are not in the order of their ids")
+    if places and offset is not None and places[0] < _place(offset):
+        raise ValueError("a page begins before where it was asked to")
+    if after is not None and (not places or _place(after) <= places[-1]):
+        raise ValueError("the next page does not lead on")
+    return Page(points, after)
+
+
+def _place(one: int | str) -> tuple[float, str]:
+    """What ids are ordered by: numbers before UUIDs."""
+    return (inf, one) if isinstance(one, str) else (one, "")
+
+
+def _point_id(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError("the id of a point is a number or a text")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("a payload is an object")
+    return value
+
+
+def placement(result: Any) -> Placement:
+    """Of `GET /collections/{c}/cluster`."""
+    local, remote = result["local_shards"], result["remote_shards"]
+    keys = {str(shard["shard_key"]) for shard in (*local, *remote) if shard.get("shard_key") is not None}
+    return Placement(_shards(local), _shards(remote), tuple(sorted(keys)))
+
+
+def _shards(rows: Any) -> tuple[int, ...]:
+    numbers = {row["shard_id"] for row in rows}
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a shard is a number")
+    return tuple(sorted(numbers))
 
 
 def _text(value: Any) -> str:
@@ -134,6 +249,10 @@ def state(name: str, found: Any, *, points: int, aliases: tuple[str, ...]) -> Co
         raise QdrantError(f"Qdrant's description of {name!r} is not one that this tool knows") from error
 
 
+_WORKSPACE = re.compile(r"[^`'\s]*/col-[^/`']*-recovery-\w+/")
+"""Where the server unpacks; says nothing to whoever reads about it here."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Refusals:
     """Turns answers that are not 200 into errors that say what to do."""
@@ -162,11 +281,27 @@ class Refusals:
             case _ if status == 507 or "No space left on device" in words:
                 problem = f"the disk of the Qdrant server (not that of the backups) is full: {words}"
                 return QdrantError(problem, hint="free space where Qdrant keeps its storage and snapshots")
+            case 502 | 504:
+                problem = f"what stands before Qdrant at {self.url} answered {status}: {words}"
+                return QdrantUnreachable(problem, hint=UNREACHABLE_HINT)
+            case _ if status == 408 or (status >= 500 and not _is_qdrants(body)):
+                return QdrantUnclear(f"Qdrant at {self.url} answered {status}: {words}")
         return QdrantError(f"Qdrant at {self.url} answered {status}: {words}")
+
+    def of_upload(self, status: int, body: bytes) -> QdrantError:
+        """As `of`. Qdrant 1.18 tells a wrong checksum (400) from what it cannot unpack (500, with paths of its own)."""
+        words = self._words(body)
+        if status == 400 and words.startswith("Checksum mismatch"):
+            problem = f"what arrived at Qdrant ({self.url}) is not the snapshot that was sent"
+            return QdrantError(problem, hint="something on the way alters it; try again, or nearer to the server")
+        refusal = self.of(status, body, changes="restoring a collection")
+        if status != 500 or "No space left" in words:
+            return refusal
+        return QdrantError(f"Qdrant at {self.url} could not restore the snapshot: {_WORKSPACE.sub('', words)}")
 
     def unknown_answer(self) -> QdrantError:
         problem = f"an answer of {self.url} is not one that this tool knows"
-        return QdrantError(problem, hint=f"check that {URL_SETTING} is the address of a Qdrant server")
+        return QdrantUnclear(problem, hint=f"check that {URL_SETTING} is the address of a Qdrant server")
 
     def cause(self, error: Exception, said: bytes) -> Exception | None:
         """`error`, to be raised from; None when a traceback would print the key with what was said."""
@@ -179,3 +314,11 @@ class Refusals:
             text = str(json.loads(text)["status"]["error"])
         line = " ".join((text.replace(self.key, "<key>") if self.key else text).split())
         return "".join(char if char.isprintable() else "?" for char in line[:300]) or "(nothing more)"
+
+
+def _is_qdrants(body: bytes) -> bool:
+    """Whether an error is in Qdrant's own envelope: that of a proxy says nothing about what Qdrant does."""
+    try:
+        return isinstance(json.loads(body)["status"]["error"], str)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False

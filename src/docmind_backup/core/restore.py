@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
 from docmind_backup.core.environment import Environment
+from docmind_backup.core.fitness import SECRETS, key_warnings, keys, shard_problem, version_problem, version_warning
 from docmind_backup.core.model import (
     IN_FLIGHT,
     Backup,
@@ -74,6 +74,8 @@ class Check:
 
     what: str
     expected: str
+    note: str = ""
+    """What else is to be known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class RestorePlan:
     steps: tuple[RestoreStep, ...]
     space: tuple[Space, ...]
     checks: tuple[Check, ...]
+    target: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was there when this was planned: place or collection -> fingerprint; empty when it was not looked for."""
 
     @property
     def bytes(self) -> int:
@@ -103,6 +107,8 @@ class Place:
     file_system: str
     """Tells file systems apart; the nearest existing folder's device."""
     free: int
+    fingerprint: str = ""
+    """Of what lies there, in words that mean the same in another process; empty when nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +135,23 @@ class Target:
     layout: Layout
     places: tuple[Place, ...]
     qdrant: TargetQdrant | None
+    keys: Mapping[str, str] | None = None
+    """Fingerprints of its keys with the salt of the backup's record; None: nobody looked."""
 
 
-def plan_restore(backup: Backup, target: Target) -> RestorePlan:
-    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way."""
+def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> RestorePlan:
+    """The ordered steps that bring `backup` back to `target`, what each overwrites, and what stands in the way.
+
+    `write_env`: `.env` comes back as the other files do; else it is merged by hand.
+    """
     record = backup.record
-    pairs = tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
+    pairs = placed(record, target)
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
         RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
-        *_aside(pairs),
-        *_copies(pairs, record),
+        *_aside(pairs, write_env=write_env),
+        *_copies(pairs, record, write_env=write_env),
         *(_collections(qdrant, target) if qdrant else ()),
         RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
     )
@@ -152,11 +163,28 @@ def plan_restore(backup: Backup, target: Target) -> RestorePlan:
         warnings=tuple(_warnings(backup, target, pairs)),
         steps=steps,
         space=space,
-        checks=tuple(_checks(backup)),
+        checks=tuple(_checks(backup, target)),
+        target=_fingerprints(pairs, record, target.qdrant),
     )
 
 
+def _fingerprints(pairs: Iterable[_Pair], record: Record, qdrant: TargetQdrant | None) -> dict[str, str]:
+    """What a plan in a file is held against before it is carried out."""
+    found = {str(place.seen.source.path): place.fingerprint for _, place in pairs if place and place.fingerprint}
+    if not found or not record.qdrant or record.qdrant.embedded or qdrant is None:
+        return found
+    there = {state.name: str(state.points) for state in qdrant.collections}
+    aliases = {alias: f"-> {name}" for alias, name in (qdrant.aliases or {}).items()}
+    collections = {taken.name: there.get(taken.name, "absent") for taken in record.qdrant.collections}
+    return {**found, **{f"{qdrant.url}/{name}": what for name, what in sorted({**aliases, **collections}.items())}}
+
+
 _Pair = tuple[SourceRecord, Place | None]
+
+
+def placed(record: Record, target: Target) -> tuple[_Pair, ...]:
+    """What the backup holds, each with its place on the target; None: the target's settings have none."""
+    return tuple((source, _place(source, target.places)) for source in record.sources if _holds(source))
 
 
 def _holds(source: SourceRecord) -> bool:
@@ -181,10 +209,10 @@ def _to_stop(layout: Layout) -> tuple[str, ...]:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _aside(pairs: Iterable[_Pair]) -> Iterator[RestoreStep]:
+def _aside(pairs: Iterable[_Pair], *, write_env: bool) -> Iterator[RestoreStep]:
     """What is there now leaves first, databases with every sidecar in the same move."""
     for source, place in pairs:
-        if place is None or source.part is Part.ENV or source.stored in IN_FLIGHT:
+        if place is None or source.stored in IN_FLIGHT or (source.part is Part.ENV and not write_env):
             continue
         seen = place.seen
         if seen.exists or place.sidecars:
@@ -203,12 +231,12 @@ def in_flight_folder(record: Record, origin: str) -> str:
     return str(path.parent / f"in-flight-from-{record.id}" / path.name)
 
 
-def _copies(pairs: Iterable[_Pair], record: Record) -> Iterator[RestoreStep]:
+def _copies(pairs: Iterable[_Pair], record: Record, *, write_env: bool) -> Iterator[RestoreStep]:
     for source, place in pairs:
         where = str(place.seen.source.path) if place else source.origin
         if source.stored in IN_FLIGHT:
             where = in_flight_folder(record, where)
-        if source.part is Part.ENV:
+        if source.part is Part.ENV and not write_env:
             overwrites = "nothing: field by field" if place and place.seen.exists else ""
             yield RestoreStep(Action.MERGE, source.stored, where, overwrites=overwrites, notes=("it holds secrets",))
         else:
@@ -250,34 +278,24 @@ def _collections(qdrant: QdrantRecord, target: Target) -> Iterator[RestoreStep]:
     url = target.qdrant.url if target.qdrant else qdrant.url
     for taken in qdrant.collections:
         existing = there.get(taken.name)
+        aliased = (target.qdrant.aliases or {}).get(taken.name) if target.qdrant else None
         yield RestoreStep(
             Action.UPLOAD,
             taken.path,
             f"{url}/collections/{taken.name}",
             taken.size,
-            overwrites=f"the collection of that name, {existing.points:,} points" if existing else "",
-            notes=("save the old one first: an upload over it keeps its old metadata",) if existing else (),
+            overwrites=f"the collection of that name, {existing.points:,} points" if existing and not aliased else "",
+            notes=tuple(_upload_notes(taken.name, aliased, exists=existing is not None)),
         )
         for alias in taken.state.aliases:
             yield RestoreStep(Action.ALIAS, alias, taken.name, notes=("aliases are not in snapshots",))
 
 
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-
-
-def version_problem(made_with: str, target: str) -> str:
-    """Why a snapshot of one Qdrant version may not go to another; empty when it may.
-
-    Rule: same minor version (patch not older) or the next minor (Qdrant's own promise of storage compatibility).
-    """
-    old, new = _VERSION.match(made_with), _VERSION.match(target)
-    if not old or not new:
-        return f"versions cannot be compared: made with '{made_with}', target has '{target}'"
-    (a, b, c), (x, y, z) = (tuple(map(int, m.groups())) for m in (old, new))
-    if x == a and ((y == b and z >= c) or y == b + 1):
-        return ""
-    needed = f"{a}.{b}.{c} or later of {a}.{b}, or {a}.{b + 1}"
-    return f"the target runs Qdrant {target}; a snapshot of {made_with} needs {needed}"
+def _upload_notes(name: str, aliased: str | None, *, exists: bool) -> Iterator[str]:
+    if aliased:
+        yield f"{name} is an alias of {aliased}: under a name of its own, then the alias is switched; {aliased} stays"
+    elif exists:
+        yield "the old one is saved and proved first, then deleted: an upload over it would keep its old metadata"
 
 
 # -- what stands in the way ----------------------------------------------------------------------
@@ -304,18 +322,25 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
     if target.error:
         yield f"Qdrant at {target.url}: {target.error}"
         return
+    yield from server_blockers(target, made_with=qdrant.version)
+    for taken in qdrant.collections:
+        yield from collection_blockers(taken, target.names)
+
+
+def server_blockers(target: TargetQdrant, *, made_with: str) -> Iterator[str]:
+    """Why no snapshot made with that version of Qdrant can go to this server."""
     if target.peers > 1:
         yield f"Qdrant at {target.url} is a cluster of {target.peers} nodes: each needs its own node's snapshot"
-    if problem := version_problem(qdrant.version, target.version):
+    if problem := version_problem(made_with, target.version):
         yield problem
-    for taken in qdrant.collections:
-        aliased = (target.aliases or {}).get(taken.name)
-        if aliased:
-            yield f"{taken.name} is an alias of {aliased} on the target: an upload would overwrite {aliased}"
-        for alias in sorted(set(taken.state.aliases) & set(target.names)):
-            yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
-        if taken.state.sharding == "custom":
-            yield f"{taken.name} has custom sharding: an upload answers 200 and brings no points"
+
+
+def collection_blockers(taken: CollectionRecord, names: Iterable[str]) -> Iterator[str]:
+    """Why this collection cannot go to a server where the collections `names` are."""
+    for alias in sorted(set(taken.state.aliases) & set(names)):
+        yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
+    if problem := shard_problem(taken):
+        yield problem
 
 
 def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterator[str]:
@@ -329,8 +354,9 @@ def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterato
         yield f"the backup is of a {record.layout} environment, the target is {target.layout}"
     if target.qdrant and record.qdrant:
         yield from _alias_warnings(record.qdrant.collections, target.qdrant.aliases or {})
-    if record.key_fingerprints:
-        yield "the target needs the same image key and HMAC secret as the backup's environment had"
+        if warning := version_warning(record.qdrant.version, target.qdrant.version):
+            yield warning
+    yield from key_warnings(record, target.keys)
     if record.qdrant and record.qdrant.embedded:
         yield "an embedded Qdrant stores pickles: restore it only if you trust where the backup has been"
     if not backup.verified:
@@ -348,7 +374,7 @@ def _alias_warnings(collections: Iterable[CollectionRecord], aliases: Mapping[st
 # -- afterwards ----------------------------------------------------------------------------------
 
 
-def _checks(backup: Backup) -> Iterator[Check]:
+def _checks(backup: Backup, target: Target) -> Iterator[Check]:
     record = backup.record
     yield Check("files", f"{record.totals.files:,}, each with the sha256 of SHA256SUMS")
     active = next((s for s in record.index_snapshots if s["active"]), None)
@@ -357,5 +383,16 @@ def _checks(backup: Backup) -> Iterator[Check]:
     if record.scope.deployment_id and Part.IDENTITY in record.included:
         yield Check("data/.deployment-id", record.scope.deployment_id)
     for taken in record.qdrant.collections if record.qdrant else ():
-        points = f"{taken.points_min:,}" + (f" to {taken.points_max:,}" if taken.points_max != taken.points_min else "")
-        yield Check(f"points in {taken.name}", points)
+        yield _points(taken)
+    for name, key in keys(record, target.keys).items():
+        yield Check(SECRETS[name].words, "the one whose fingerprint is recorded", f"the target has {key}")
+
+
+def _points(taken: CollectionRecord) -> Check:
+    if taken.points_min == taken.points_max:
+        return Check(f"points in {taken.name}", f"{taken.points_min:,}")
+    return Check(
+        f"points in {taken.name}",
+        f"{taken.points_min:,} to {taken.points_max:,}",
+        "points were written while it was saved: each count between these is right",
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from docmind_backup.core.model import CollectionState
+from docmind_backup.core.model import CollectionState, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class ServerSnapshot:
 class Downloaded:
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a collection, without its vectors."""
+
+    id: int | str
+    """A number, or a UUID as text."""
+    payload: Mapping[str, Any]
+    """Of it only what was asked for."""
 
 
 class CollectionServer(Protocol):
@@ -67,6 +77,14 @@ class CollectionServer(Protocol):
         """Exact number of points."""
         ...
 
+    def placement(self, name: str) -> Placement:
+        """Where its shards lie."""
+        ...
+
+    def scroll(self, name: str, keys: Sequence[str]) -> Iterator[tuple[Point, ...]]:
+        """All points in the order of their ids, a page at a time, with these keys of their payloads."""
+        ...
+
     def snapshots(self, name: str) -> tuple[ServerSnapshot, ...]:
         """Empty when there is no such collection."""
         ...
@@ -74,9 +92,52 @@ class CollectionServer(Protocol):
     def create_snapshot(self, name: str) -> ServerSnapshot: ...
 
     def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
-        """Stream the snapshot into a new file `target` (0400), hashing on the way."""
+        """Stream the snapshot into a new file `target` (0400), hashing on the way.
+
+        `on_bytes` hears of less than nothing when what came has to be fetched again.
+        """
+        ...
+
+    def identity(self, name: str, snapshot: str) -> str:
+        """What tells the file itself from another of the same name and content; empty when that is not known."""
         ...
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """No error when it is already gone."""
+        ...
+
+    def another(self) -> CollectionServer:
+        """The same server for another thread; closed with this one."""
+        ...
+
+    def stop(self, *, creating: bool) -> None:
+        """From any thread: downloads end with Stopped, those under way too; `creating`: so do creations.
+
+        Everything else is answered as before, so that what was made can be deleted.
+        """
+        ...
+
+
+class RestoreTarget(CollectionServer, Protocol):
+    """A server that collections are brought back to. It does as told: what may be deleted is the caller's to know."""
+
+    def upload_snapshot(
+        self, name: str, snapshot: Path, *, file: str, sha256: str, on_bytes: Callable[[int], None]
+    ) -> None:
+        """Restore `snapshot` under `name`, which it makes; its copy stays there as the snapshot `file` of `name`.
+
+        `on_bytes` is told what was sent. QdrantUnreachable: the server may finish all the same.
+        """
+        ...
+
+    def create_collection(self, name: str) -> None:
+        """An empty one, whatever its vectors: without it the files under its name cannot be reached."""
+        ...
+
+    def delete_collection(self, name: str) -> None:
+        """With its aliases, without its snapshots; no error when it is already gone."""
+        ...
+
+    def set_aliases(self, wanted: Mapping[str, str | None]) -> None:
+        """alias -> collection, None for no such alias; all in one step, the others as they are."""
         ...

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from docmind_backup.core.model import DirEntry, Entry, FileEntry, LinkEntry, Omission, Round, Seal
+from docmind_backup.core.model import Deep, DirEntry, Entry, FileEntry, LinkEntry, Omission, Round, Seal
+from docmind_backup.core.proof import Deepened
 from docmind_backup.errors import UsageError
 
 
@@ -45,6 +46,17 @@ class Unreadable:
 
 
 Finding = Missing | Altered | Unexpected | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """There and readable, and nothing could be found to hold it against, or no engine to open it with."""
+
+    what: str
+    """A path, or a collection."""
+    why: str
+    hint: str = ""
+
 
 Identity = tuple[int, int, int]
 """(ino, size, mtime_ns) of a stored file. Not its ctime: another backup that shares the file changes that."""
@@ -106,7 +118,8 @@ class Verification:
     id: str
     """Empty when the record could not be read."""
     level: str
-    """`full`: every byte; `part`: some of them; `quick`: names and sizes only. Names and sizes always of all files."""
+    """`deep`: every byte, and all that an engine can open; `full`: every byte; `part`: some of them; `quick`: names and
+    sizes only. Names and sizes always of all files."""
     findings: tuple[Finding, ...]
     files: int
     bytes: int
@@ -128,12 +141,18 @@ class Verification:
     damaged_at: datetime | None = None
     """When an earlier verification found damage that this part does not disprove."""
     remembered: bool = False
+    made_by: str = ""
+    """Another tool and its version; empty for our own."""
+    unproved: tuple[Unproved, ...] = ()
+    deep: Deepened | None = None
+    """What the engines said; None when they were not asked."""
     also_damaged: tuple[str, ...] = ()
     """Ids of the backups that share an altered file: it is the same bytes on the disk."""
 
     @property
     def verdict(self) -> Verdict:
-        return Verdict.DAMAGED if self.damaged_at else judge(self.findings)
+        verdict = Verdict.DAMAGED if self.damaged_at else judge(self.findings)
+        return Verdict.UNCHECKED if verdict is Verdict.INTACT and self.unproved else verdict
 
     @property
     def exit_code(self) -> int:
@@ -201,15 +220,20 @@ def seal_after(
     match judge(found.findings), found.level:
         case Verdict.DAMAGED, level:
             return Seal(digest, now, level, intact=False)
-        case (_, "quick") | (Verdict.UNCHECKED, "full"):
+        case (_, "quick") | (Verdict.UNCHECKED, "full" | "deep"):
             return None
         case verdict, _:
             pass
+    deep = _deep(found, now) or (before.deep if before else None)
     if under_way and under_way.fingerprint != found.fingerprint:  # touched while it was read: what was read when?
         return replace(before, round=None) if before else None
     started = under_way.started_at if under_way else now
     if not found.left_files:
-        return None if verdict is Verdict.UNCHECKED else Seal(digest, started, "full", True, found.fingerprint)
+        return (
+            None
+            if verdict is Verdict.UNCHECKED
+            else Seal(digest, started, "deep" if found.level == "deep" else "full", True, found.fingerprint, deep=deep)
+        )
     if not found.covered:
         return None
     done = found.covered + (under_way.bytes if under_way else 0)
@@ -217,10 +241,19 @@ def seal_after(
     return replace(before or Seal(digest, None, "part", intact=True), round=reached)
 
 
-def urgency(seal: Seal | None) -> tuple[float, bool]:
-    """Sorts what was longest unverified first; of what never was, what is half done."""
+def _deep(found: Verification, now: datetime) -> Deep | None:
+    """What the engines proved, when they proved all there is to prove."""
+    if found.level != "deep" or not found.deep:
+        return None
+    return Deep(now, {proved.name: (proved.proof.points, proved.proof.digest) for proved in found.deep.collections})
+
+
+def urgency(seal: Seal | None, deep: bool = False) -> tuple[float, bool]:
+    """Sorts what was longest unverified (`deep`: by its engines) first; of what never was, what is half done."""
     if seal is None:
         return 0, True
+    if deep:
+        return seal.deep.proved_at.timestamp() if seal.deep else 0, False
     return seal.verified_at.timestamp() if seal.verified_at else 0, seal.round is None
 
 

@@ -1,0 +1,250 @@
+"""Copy sources of a backup to where they wait for the swap, each byte hashed on its way. Nothing live is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from docmind_backup.copying import BUFFER, Copier, SourceError, open_source
+from docmind_backup.core import format as fmt
+from docmind_backup.core.journal import Piece
+from docmind_backup.core.model import (
+    Advanced,
+    DirEntry,
+    Entry,
+    FileEntry,
+    Kind,
+    LinkEntry,
+    OnEvent,
+    Part,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+)
+from docmind_backup.crew import LIGHT, Crew, Teller, Window
+from docmind_backup.errors import DamageFound, Stopped
+from docmind_backup.sharing import FAILURES, FICLONE, clone
+
+RUN_FILES = 64
+"""Files that are copied together at most: handing one over costs as much as copying a small one."""
+LINE_LIMIT = 1 << 20
+LOCKED = (Part.STORAGE, Part.QDRANT)
+"""Trees with a `.lock` of the application's, which no backup holds."""
+WHOLE = (Kind.FILE, Kind.SQLITE, Kind.DUCKDB, Kind.EMBEDDED)
+"""What is brought back as a whole or not at all."""
+_ROOT = os.geteuid() == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file of the backup that is not what its record says."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return fmt.printable(f"{self.path}: {self.what}")
+
+
+@dataclass(slots=True)
+class Brought:
+    """One source, staged."""
+
+    piece: Piece
+    suffixes: list[str] = field(default_factory=list[str])
+    """What lies there: the root (an empty suffix) and a database's sidecars."""
+    damaged: list[Damage] = field(default_factory=list[Damage])
+    whole: bool = True
+    """False: it is not to be swapped in, nothing of it is staged any more."""
+
+
+def bring(directory: Path, pieces: tuple[Piece, ...], on_event: OnEvent) -> tuple[Brought, ...]:
+    """Stage every piece with its modes, times and (as root) owners; what is damaged is named and left out.
+
+    Raises DamageFound when the inventory itself cannot be trusted, OSError of the target's file systems.
+    """
+    teller = Teller(on_event)
+    teller(RunStarted(sum(piece.bytes for piece in pieces), 0, 0))
+    try:
+        with Crew() as crew:
+            return tuple(_Bringing(directory, piece, crew, teller).all() for piece in pieces)
+    except Stopped:
+        assert teller.failure
+        raise teller.failure from None
+
+
+def entries(directory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
+    """(path below the piece's root, entry), from the inventory; DamageFound when it is not the piece's."""
+    first, length = piece.lines
+    try:
+        with (directory / fmt.INVENTORY).open("rb") as lines:
+            lines.seek(first)
+            while lines.tell() < first + length and (line := lines.readline(LINE_LIMIT)):
+                entry = fmt.read_entry(line)
+                if not entry.path.startswith(piece.stored):
+                    raise ValueError(f"{fmt.printable(entry.path)} is not of {piece.stored}")
+                yield entry.path[len(piece.stored) :], entry
+    except (OSError, ValueError) as error:
+        raise DamageFound(
+            f"{directory / fmt.INVENTORY} cannot be used: {error}", hint=f"docmind-backup verify {directory}"
+        ) from error
+
+
+_Outcomes = list[Damage]
+
+
+class _Bringing:
+    """One piece on its way."""
+
+    def __init__(self, directory: Path, piece: Piece, crew: Crew, teller: Teller) -> None:
+        self._directory = directory
+        self._piece = piece
+        self._tell = teller
+        self._window: Window = crew.window(lambda count: teller(Advanced(count)))
+        self._folders: dict[str, DirEntry] = {}
+        """Those that were made, by their path below the root: nothing is put anywhere else."""
+        self._run: list[FileEntry] = []
+        self._run_bytes = 0
+        self._files = 0
+        self._clones = True
+        self._brought = Brought(piece)
+
+    def all(self) -> Brought:
+        piece = self._piece
+        self._tell(StepStarted(piece.stored))
+        Path(piece.staged()).parent.mkdir(mode=0o700, parents=True)
+        try:
+            for rest, entry in entries(self._directory, piece):
+                self._one(rest, entry)
+            self._send()
+            self._window.finish()
+        finally:
+            self._window.abandon_unless_done()
+        self._finish()
+        outcome = "damaged" if self._brought.damaged else ""
+        self._tell(StepFinished(piece.stored, self._files, piece.bytes, outcome))
+        return self._brought
+
+    def _one(self, rest: str, entry: Entry) -> None:
+        if "/" not in rest:
+            self._brought.suffixes.append(rest)
+        elif rest.rpartition("/")[0] not in self._folders:
+            raise DamageFound(
+                f"the inventory puts {fmt.printable(entry.path)} into what is no folder",
+                hint=f"docmind-backup verify {self._directory}",
+            )
+        target = self._piece.staged(rest)
+        match entry:
+            case DirEntry():
+                os.mkdir(target, 0o700)
+                self._folders[rest] = entry
+            case LinkEntry():
+                os.symlink(entry.target, target)
+                _own(target, entry, link=True)
+                os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+            case FileEntry():
+                self._later(entry)
+
+    def _later(self, entry: FileEntry) -> None:
+        light = entry.size <= LIGHT
+        if self._run and light != (self._run[0].size <= LIGHT):
+            self._send()
+        self._run.append(entry)
+        self._run_bytes += entry.size
+        if len(self._run) >= RUN_FILES or self._run_bytes >= BUFFER:
+            self._send()
+
+    def _send(self) -> None:
+        run, size = self._run, self._run_bytes
+        self._run, self._run_bytes = [], 0
+        if run:
+            light = run[0].size <= LIGHT
+            self._window.give(partial(self._copy_all, run), self._take, size, len(run), light=light)
+            self._files += len(run)
+
+    def _take(self, result: Callable[[], _Outcomes]) -> None:
+        self._brought.damaged += result()
+
+    # -- one file, in whatever thread
+
+    def _copy_all(self, run: list[FileEntry], copier: Copier) -> _Outcomes:
+        found = (self._copy(entry, copier) for entry in run)
+        return [damage for damage in found if damage]
+
+    def _copy(self, entry: FileEntry, copier: Copier) -> Damage | None:
+        source, target = f"{self._directory}/{entry.path}", self._piece.staged(entry.path[len(self._piece.stored) :])
+        try:
+            size, sha256, mtime_ns = self._cloned(entry, source, target, copier) or _copied(source, target, copier)
+        except SourceError as miss:
+            return Damage(entry.path, miss.detail)
+        if (size, sha256) != (entry.size, entry.sha256):
+            os.unlink(target)
+            return Damage(entry.path, "its content changed (sha256)" if size == entry.size else "its size changed")
+        _own(target, entry)
+        os.chmod(target, entry.mode)
+        if mtime_ns != entry.mtime_ns:
+            os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+        return None
+
+    def _cloned(self, entry: FileEntry, source: str, target: str, copier: Copier) -> tuple[int, str, int] | None:
+        """Size, sha256 and time of a clone; None where the file system cannot make one: it is not asked again."""
+        if not self._clones or entry.size <= LIGHT:
+            return None
+        fd = open_source(source)
+        try:
+            new = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+            try:
+                clone(new, FICLONE, fd)
+                sha256, size = copier.hash(new, copier.on_bytes)
+            except BaseException as error:
+                os.unlink(target)
+                if not isinstance(error, OSError) or error.errno in FAILURES:
+                    raise
+                self._clones = False
+                return None
+            finally:
+                os.close(new)
+        finally:
+            os.close(fd)
+        return size, sha256, 0
+
+    # -- when all is there
+
+    def _finish(self) -> None:
+        piece, brought = self._piece, self._brought
+        if brought.damaged and piece.kind in WHOLE:
+            self._withdraw()
+            return
+        if "" in self._folders and piece.part in LOCKED:
+            os.close(os.open(piece.staged("/.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        for rest, entry in reversed(self._folders.items()):
+            target = piece.staged(rest)
+            _own(target, entry)
+            os.chmod(target, entry.mode)
+            os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _withdraw(self) -> None:
+        from docmind_backup.catalog import remove
+
+        for suffix in self._brought.suffixes:
+            with suppress(FileNotFoundError):
+                remove(Path(self._piece.staged(suffix)))
+        self._brought.suffixes.clear()
+        self._brought.whole = False
+
+
+def _copied(source: str, target: str, copier: Copier) -> tuple[int, str, int]:
+    """Size, sha256 and time, which is the stored file's."""
+    copied = copier.copy(None, source, None, target)
+    return copied.size, copied.sha256, copied.stored.mtime_ns
+
+
+def _own(path: str, entry: Entry, *, link: bool = False) -> None:
+    """Only root can give files away; before the mode, which a change of owner would cut."""
+    if _ROOT and (entry.uid or entry.gid):
+        with suppress(PermissionError):  # a container's root may not know that user
+            os.chown(path, entry.uid, entry.gid, follow_symlinks=not link)

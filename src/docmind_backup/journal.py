@@ -1,0 +1,108 @@
+"""The folder that a restore works in: its lock, its journal, what earlier ones keep. Touches nothing live."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from docmind_backup import durable
+from docmind_backup.catalog import holder, read_limited, same_file
+from docmind_backup.core.journal import RUN, Journal, Phase, journal_bytes, read_journal
+from docmind_backup.errors import BackupError, Locked
+
+FOLDER = ".docmind-restore"
+JOURNAL = "journal.json"
+LOCK = "lock"
+WAYS_OUT = "`docmind-backup restore --resume` finishes it, `docmind-backup restore --rollback` takes it back"
+
+
+class RestoreFolder:
+    """`.docmind-restore` in a data directory. Its own `journal.json` is that of a restore that has not ended."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / FOLDER
+
+    # -- reading
+
+    def unfinished(self) -> Journal | None:
+        """Of the restore that was interrupted; BackupError when it cannot be read."""
+        return self._read(self.path / JOURNAL)
+
+    def finished(self) -> tuple[Journal, ...]:
+        """Of those whose rollback folder is still there, oldest first."""
+        try:
+            names = sorted(name for name in os.listdir(self.path) if RUN.match(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        found = (self._read(self.path / name / JOURNAL) for name in names)
+        return tuple(journal for journal in found if journal)
+
+    def _read(self, path: Path) -> Journal | None:
+        try:
+            return read_journal(read_limited(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise BackupError(
+                f"the journal of a restore cannot be used: {path}: {error}",
+                hint="what was there before lies in the folder beside it; move it back by hand, then remove the folder",
+            ) from error
+
+    # -- writing, holding the lock
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only restore of this data directory. Raises Locked, naming the other one."""
+        fd = self._locked()
+        try:
+            yield
+        finally:
+            if not any(name != LOCK for name in os.listdir(self.path)):
+                with suppress(OSError):
+                    (self.path / LOCK).unlink()
+                    self.path.rmdir()
+            os.close(fd)
+
+    def _locked(self) -> int:
+        while True:
+            with durable.destination_errors(self.path):
+                self.home.mkdir(parents=True, exist_ok=True)
+                self.path.mkdir(mode=0o700, exist_ok=True)
+                durable.fsync_directory(self.home)
+                fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if same_file(fd, self.path / LOCK):
+                    return fd
+            except OSError as error:
+                who = holder(fd)
+                os.close(fd)
+                raise Locked(
+                    f"another restore of {self.home} is under way: {who}", hint="wait for it to end"
+                ) from error
+            os.close(fd)
+
+    def write(self, journal: Journal) -> None:
+        """The journal of a restore that has not ended; on the disk when this returns."""
+        durable.replace(self.path / JOURNAL, journal_bytes(journal))
+
+    def finish(self, journal: Journal) -> None:
+        """It has ended, and its folder stays: the journal goes there."""
+        assert journal.phase in (Phase.DONE, Phase.UNDONE)
+        durable.replace(self.path / journal.run / JOURNAL, journal_bytes(journal))
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is under way any more."""
+        (self.path / JOURNAL).unlink(missing_ok=True)
+        durable.fsync_directory(self.path)
+
+
+def refuse_unfinished(home: Path) -> None:
+    """Locked while a restore of this data directory was begun and neither ended nor taken back."""
+    if os.path.lexists(home / FOLDER / JOURNAL):
+        raise Locked(f"a restore of {home} has not ended", hint=WAYS_OUT)

@@ -1,0 +1,143 @@
+"""Take single files out of a backup, into another folder. Replaces nothing that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from docmind_backup import durable
+from docmind_backup.bringing import LINE_LIMIT
+from docmind_backup.catalog import reading
+from docmind_backup.copying import Copier, SourceError
+from docmind_backup.core import format as fmt
+from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
+from docmind_backup.core.selection import destination, wanted_files
+from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
+from docmind_backup.restoring import target_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What was taken out."""
+
+    backup_id: str
+    to: Path
+    paths: tuple[str, ...]
+    """Files and links, relative to `to`."""
+    bytes: int
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return 3 if self.damaged else 0
+
+
+def pick(backup: Backup, names: Sequence[str], to: Path, *, skip_damaged: bool, dry_run: bool = False) -> Picked:
+    """Copy files and folders of the backup, by their path in it, below `to`: hashed, with mode and time, flushed.
+
+    Raises UsageError when one is not there or something lies in the way, DamageFound; then nothing was written.
+    """
+    wanted = wanted_files(backup.record, names)
+    with reading(backup.directory), target_errors(to):
+        found = [(entry, to / goes) for entry in _entries(backup) if (goes := destination(entry.path, wanted))]
+        _refuse_missing(backup, names, [str(path.relative_to(to)) for _, path in found])
+        for entry, path in found:
+            if os.path.lexists(path) and not (isinstance(entry, DirEntry) and path.is_dir()):
+                raise UsageError(f"{path} is there already; nothing was written", hint="give --to another folder")
+        damaged = _damaged(backup, found)
+        if damaged and not skip_damaged:
+            raise DamageFound(
+                f"the backup is damaged: {'; '.join(damaged)}; nothing was written",
+                hint="--skip-damaged leaves these files out",
+            )
+        return _would(backup, to, found, damaged) if dry_run else _picked(backup, to, found, damaged)
+
+
+def _would(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damaged: tuple[str, ...]) -> Picked:
+    paths = tuple(str(path.relative_to(to)) for entry, path in found if not isinstance(entry, DirEntry))
+    return Picked(backup.id, to, paths, sum(e.size for e, _ in found if isinstance(e, FileEntry)), damaged)
+
+
+def _entries(backup: Backup) -> Iterator[Entry]:
+    try:
+        with (backup.directory / fmt.INVENTORY).open("rb") as lines:
+            while line := lines.readline(LINE_LIMIT):
+                yield fmt.read_entry(line)
+    except ValueError as error:
+        raise DamageFound(
+            f"the inventory of {backup.directory} is damaged: {error}", hint=f"docmind-backup verify {backup.directory}"
+        ) from error
+
+
+def _refuse_missing(backup: Backup, names: Sequence[str], found: Sequence[str]) -> None:
+    for name in (name.strip("/") for name in names):
+        if not any(path == name or path.startswith(f"{name}/") for path in found):
+            raise NoSuchBackup(
+                f"{backup.id} does not hold {name}", hint=f"its files are listed in {backup.directory / fmt.SUMS}"
+            )
+
+
+def _damaged(backup: Backup, found: Sequence[tuple[Entry, Path]]) -> tuple[str, ...]:
+    copier = Copier(lambda _: None)
+    return tuple(
+        fmt.printable(entry.path)
+        for entry, _ in found
+        if isinstance(entry, FileEntry) and _digest(backup.directory / entry.path, copier) != entry.sha256
+    )
+
+
+def _digest(path: Path, copier: Copier) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return copier.hash(fd, copier.on_bytes)[0]
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def _picked(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damaged: tuple[str, ...]) -> Picked:
+    to.mkdir(parents=True, exist_ok=True)
+    flusher = durable.Flusher(to)
+    copier, paths, size = Copier(lambda _: None), list[str](), 0
+    try:
+        for entry, path in found:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if fmt.printable(entry.path) in damaged:
+                continue
+            _put(backup, entry, path, copier)
+            if not isinstance(entry, DirEntry):
+                paths.append(str(path.relative_to(to)))
+            size += entry.size if isinstance(entry, FileEntry) else 0
+        for entry, path in reversed(found):
+            if isinstance(entry, DirEntry):
+                path.chmod(entry.mode)
+                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+        flusher.flush(to)
+    finally:
+        flusher.close()
+    return Picked(backup.id, to, tuple(paths), size, damaged)
+
+
+def _put(backup: Backup, entry: Entry, path: Path, copier: Copier) -> None:
+    match entry:
+        case DirEntry():
+            path.mkdir(mode=0o700, exist_ok=True)
+            return
+        case LinkEntry():
+            path.symlink_to(entry.target)
+        case FileEntry():
+            try:
+                copied = copier.copy(None, backup.directory / entry.path, None, path)
+            except SourceError as miss:
+                raise DamageFound(f"{fmt.printable(entry.path)}: {miss.detail}", hint="verify the backup") from miss
+            if copied.sha256 != entry.sha256:
+                path.unlink()
+                raise DamageFound(f"{fmt.printable(entry.path)} changed while it was read", hint="verify the backup")
+            path.chmod(entry.mode)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

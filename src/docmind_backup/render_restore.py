@@ -1,0 +1,103 @@
+"""Words for people about a restore: what it would do, what it did, how to undo it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from docmind_backup.core.journal import Phase
+from docmind_backup.core.units import size
+from docmind_backup.render import Face, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from docmind_backup.picking import Picked
+    from docmind_backup.restores import PlannedRestore, Restored
+
+SHOWN = 20
+"""Damaged files that are named at most."""
+
+
+def env_keys(face: Face, planned: PlannedRestore) -> None:
+    """`.env` key by key, without a value: what a person has to merge."""
+    if not planned.env:
+        return
+    face.answer(".env is left as it is; its keys against those of the backup:")
+    for key, verdict in planned.env:
+        if verdict != "same":
+            face.answer(f"      {key}: {verdict}")
+    same = sum(verdict == "same" for _, verdict in planned.env)
+    face.answer(f"      {plural(same, 'key')}: same")
+
+
+def question(planned: PlannedRestore) -> str:
+    taken = planned.backup.record.started_at
+    return f"Restore {planned.backup.id}? What was written since {moment(taken)} leaves, and is kept."
+
+
+def moment(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def restored(face: Face, done: Restored) -> None:
+    """What was restored, from when, what is lost since, what was left out; last, how to undo it."""
+    journal = done.journal
+    if journal.phase is not Phase.DONE:
+        taken_back(face, done)
+        return
+    taken = datetime.fromisoformat(journal.taken_at)
+    files, amount = sum(p.files for p in journal.pieces), sum(p.bytes for p in journal.pieces)
+    what = f"{plural(files, 'file')}, {size(amount)}"
+    if journal.collections:
+        what += f", {plural(len(journal.collections), 'collection')}"
+    face.answer(f"restored {journal.backup_id}: {what}, as of {moment(taken)}")
+    for check in done.checks:
+        mark = "" if check.right else "NOT AS RECORDED: "
+        face.say(f"{mark}{check.what}: {check.found}")
+    for path in journal.left_out[:SHOWN]:
+        face.lacks(f"{path}: damaged in the backup, left out")
+    if len(journal.left_out) > SHOWN:
+        face.lacks(f"{len(journal.left_out) - SHOWN} more damaged files")
+    for words in done.left:
+        face.say(f"on the server: {words}")
+    if done.planned:
+        env_keys(face, done.planned)
+    if journal.aside:
+        face.next_step("look at it; it is removed like any other folder")
+        return
+    face.say(f"what was written since {moment(taken)} is no longer in place; what was there is in")
+    for folder in journal.folders:
+        face.say(f"  {folder}")
+    face.say("start DocMind and look; `docmind-backup restore --discard-rollback` then deletes what was there")
+    face.next("restore --rollback", why="to undo it")
+
+
+def taken_back(face: Face, done: Restored) -> None:
+    """What was there before is back."""
+    journal = done.journal
+    if journal.phase is Phase.DISCARDING:
+        discarded(face, [done])
+        return
+    face.answer(f"taken back: the restore of {journal.backup_id}; what was there before is in its place")
+    if journal.phase is Phase.UNDONE:
+        face.say("what had been restored, with what was written since, is in")
+        for folder in journal.folders:
+            face.say(f"  {folder}")
+        face.next("restore --discard-rollback", why="when it may go")
+    else:
+        face.next(f"restore {journal.backup_id}", why="to try again")
+
+
+def discarded(face: Face, done: Sequence[Restored]) -> None:
+    for one in done:
+        face.answer(f"deleted: what the restore of {one.journal.backup_id} kept")
+    face.next("create", why="the first backup of what was restored")
+
+
+def picked(face: Face, found: Picked) -> None:
+    for path in found.paths:
+        face.answer(str(found.to / path))
+    for path in found.damaged:
+        face.lacks(f"{path}: damaged in the backup, left out")
+    face.say(f"{plural(len(found.paths), 'file')}, {size(found.bytes)} of {found.backup_id}")

@@ -1,0 +1,489 @@
+"""Plan a restore, carry it out, finish, undo or accept it: the operations, without a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from docmind_backup import deep, durable, scripting
+from docmind_backup.catalog import read_limited, reading
+from docmind_backup.core import format as fmt
+from docmind_backup.core.journal import Journal, Notes, Phase, Piece
+from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, Seen, Source, SourceRecord, ignore
+from docmind_backup.core.planner import folder_name
+from docmind_backup.core.proof import Proof, unknown_to_engine
+from docmind_backup.core.restore import Action, Place, RestorePlan, Target, plan_restore
+from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, read_selection
+from docmind_backup.errors import (
+    BackupError,
+    DamageFound,
+    NoSpace,
+    NoSuchBackup,
+    PlanOutdated,
+    QdrantError,
+    UsageError,
+)
+from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
+from docmind_backup.looking import show
+from docmind_backup.operations import Job, target_of
+from docmind_backup.restored import Checked
+from docmind_backup.restoring import RECORD_COPY, Restoration, Returnings, no_collections, target_errors
+from docmind_backup.returning import CollectionReturn, Prove
+from docmind_backup.scratch import NoScratch
+from docmind_backup.scripting import Script
+
+__all__ = ["PlannedRestore", "Restored", "accept", "plan", "restore", "resume", "roll_back", "script"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRestore:
+    """What would be done, and with what."""
+
+    backup: Backup
+    """Its record narrowed to what is wanted."""
+    wanted: Selection
+    plan: RestorePlan
+    target: Target
+    """As it was seen."""
+    env: tuple[tuple[str, Verdict], ...] = ()
+    """How the two `.env` files compare, where it is not written."""
+
+    def document(self) -> dict[str, Any]:
+        """What a plan in a file has to say, and has to find again."""
+        return {"selection": self.wanted.document(), "target": dict(self.plan.target)}
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore came to."""
+
+    journal: Journal
+    checks: tuple[Checked, ...] = ()
+    planned: PlannedRestore | None = None
+    """None when it was resumed."""
+    left: tuple[str, ...] = ()
+    """What stays on the server, in words."""
+
+    @property
+    def exit_code(self) -> int:
+        wrong = any(not check.right for check in self.checks)
+        return 3 if self.journal.left_out or wrong else 0
+
+
+# -- plan ------------------------------------------------------------------------------------------------
+
+
+def plan(job: Job, text: str, wanted: Selection | None = None, *, fingerprints: bool = False) -> PlannedRestore:
+    """What a restore of the backup to this environment would do; nothing is touched."""
+    wanted = wanted or Selection()
+    backup = show(job.look, text)
+    backup = replace(backup, record=narrow(backup.record, wanted))
+    if wanted.skip_damaged:
+        backup = replace(backup, seal=None)
+    target = target_of(job, backup, fingerprints=fingerprints)
+    if wanted.to:
+        target = _beside(target, backup.record, Path(wanted.to), fingerprints=fingerprints)
+    write_env = wanted.wants_env and (wanted.force or not _env_is_there(target))
+    decided = plan_restore(backup, target, write_env=write_env)
+    env = () if write_env else tuple(_env(backup, target))
+    return PlannedRestore(backup, wanted, decided, target, env)
+
+
+def _env_is_there(target: Target) -> bool:
+    return any(place.seen.exists for place in target.places if place.seen.source.part is Part.ENV)
+
+
+def _env(backup: Backup, target: Target) -> Iterator[tuple[str, Verdict]]:
+    """Where both are there and can be read."""
+    source = next((s for s in backup.record.sources if s.part is Part.ENV), None)
+    place = next((p for p in target.places if p.seen.source.part is Part.ENV and p.seen.exists), None)
+    if source and place:
+        with suppress(OSError, ValueError):
+            texts = (backup.directory / source.stored, place.seen.source.path)
+            yield from compare_env(*(read_limited(path).decode("utf-8", "replace") for path in texts))
+
+
+def _beside(target: Target, record: Record, to: Path, *, fingerprints: bool) -> Target:
+    """The whole environment below another folder, each thing where it lay below the project."""
+    near = next(path for path in (to, *to.parents) if path.is_dir())
+    free, device = os.statvfs(near), str(near.stat().st_dev)
+    places = tuple(
+        Place(_unseen(source, to / _below_project(source, record)), (), device, free.f_bavail * free.f_frsize)
+        for source in record.sources
+    )
+    if fingerprints:
+        places = tuple(replace(place, fingerprint="absent") for place in places)
+    return replace(target, places=places, qdrant=None)
+
+
+def _below_project(source: SourceRecord, record: Record) -> PurePosixPath:
+    origin = PurePosixPath(os.path.normpath(source.origin))
+    inside = origin.is_relative_to(record.project) and str(origin) != record.project
+    return origin.relative_to(record.project) if inside else PurePosixPath(source.stored)
+
+
+def _unseen(source: SourceRecord, path: Path) -> Seen:
+    return Seen(Source(source.part, source.kind, str(path), path, PurePosixPath(source.stored)), 0, 0, exists=False)
+
+
+def script(planned: PlannedRestore) -> Script:
+    """The plan as a shell script for a machine without this tool. Taking its lines raises DamageFound."""
+    return scripting.made(planned.backup, planned.target, planned.plan)
+
+
+def read_plan(path: Path) -> tuple[str, Selection, dict[str, Any]]:
+    """(directory of the backup, what was wanted, all of it) of a plan that `restore-plan --out` wrote."""
+    try:
+        data = json.loads(read_limited(path))
+        return str(data["directory"]), read_selection(data["selection"]), data
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not a plan: {error}", hint="`docmind-backup restore-plan --out FILE` writes one"
+        ) from error
+
+
+def write_plan(path: Path, document: dict[str, Any]) -> None:
+    """A plan in a file: 0600, the old one or the new."""
+    with target_errors(path.parent):
+        durable.replace(Path(os.path.abspath(path)), (json.dumps(document, indent=2) + "\n").encode())
+
+
+def refuse_outdated(planned: dict[str, Any], now: dict[str, Any]) -> None:
+    """PlanOutdated when the target, the backup or what would be done is not as in the plan; nothing was written."""
+    old, new = planned.get("target") or {}, now["target"]
+    changed = [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
+    if not old:
+        changed = ["the plan says nothing of the target"]
+    for key in ("backup", "record_sha256", "steps", "selection"):
+        if planned.get(key) != now[key] and not changed:
+            changed = [f"its {key}"]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise PlanOutdated(
+            f"the plan no longer fits, changed since: {', '.join(changed[:3])}{more}; nothing was written",
+            hint="plan again: `docmind-backup restore-plan --out FILE`",
+        )
+
+
+# -- carry out ---------------------------------------------------------------------------------------------
+
+
+def refuse_blocked(planned: PlannedRestore) -> None:
+    """A BackupError with the exit code of what stands in the way; nothing was written."""
+    decided = planned.plan
+    if not decided.blockers:
+        return
+    text = f"this cannot be restored: {'; '.join(decided.blockers)}"
+    if planned.backup.damaged:
+        raise DamageFound(text, hint="restore another one, or give --skip-damaged to leave damaged files out")
+    if any(space.needed > space.free for space in decided.space):
+        raise NoSpace(text, hint="free some space: what is there now is kept beside what comes")
+    kind = QdrantError if all("Qdrant" in blocker for blocker in decided.blockers) else BackupError
+    raise kind(text, hint="remove what blocks; `--only PART` restores the rest")
+
+
+def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) -> Restored:
+    """Carry out the plan. Raises a BackupError when the target is as it was before."""
+    refuse_blocked(planned)
+    home = _home(job, planned.wanted)
+    _refuse_folder(home, planned.wanted)
+    refuse_unfinished(home)
+    journal = _journal(job, planned, home)
+    _refuse_places(job, planned.backup, journal, home)
+    folder = RestoreFolder(home)
+    with _ours(job, folder, planned.backup.directory):
+        refuse_unfinished(home)
+        restoration = Restoration(folder, journal, _collections(job, planned.backup, on_event), on_event)
+        checks = restoration.run(planned.backup.record)
+    _announce(job, "backup_restored", restoration.journal)
+    checks = (*checks, *_not_brought(planned.backup.record, restoration.journal))
+    return Restored(restoration.journal, checks, planned, restoration.left_behind())
+
+
+def _not_brought(record: Record, journal: Journal) -> Iterator[Checked]:
+    """Collections that were asked for and that nobody brought back: never silently."""
+    for taken in record.qdrant.collections if record.qdrant and not record.qdrant.embedded else ():
+        if taken.name not in journal.collections:
+            yield Checked(f"collection {taken.name}", "not brought back; docs/restore.md says how by hand", right=False)
+
+
+def _home(job: Job, wanted: Selection) -> Path:
+    """Where the journal lies."""
+    return Path(wanted.to) if wanted.to else Path(os.path.realpath(job.environment.data_dir))
+
+
+def _refuse_folder(home: Path, wanted: Selection) -> None:
+    """A folder beside has to be new or empty."""
+    if not wanted.to:
+        return
+    if home == Path("/") or home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise UsageError(f"{home} is the root, a link or a file", hint="give --to a new folder")
+    if home.is_dir() and any(name != FOLDER for name in os.listdir(home)):
+        raise UsageError(f"{home} is not empty, and nothing in it is known", hint="give --to a new folder")
+
+
+@contextmanager
+def _ours(job: Job, folder: RestoreFolder, backup: Path) -> Iterator[None]:
+    """No other restore, no create or prune in the catalog, and nobody removes the backup."""
+    with ExitStack() as stack:
+        if os.path.isdir(job.catalog.root) and os.access(job.catalog.root, os.W_OK):
+            stack.enter_context(job.catalog.lock(job.lock_wait_s))
+        stack.enter_context(reading(backup))
+        stack.enter_context(folder.lock())
+        yield
+
+
+def _collections(job: Job, backup: Backup, on_event: OnEvent = ignore) -> Returnings:
+    """The server's collections that come back with the files. Raises QdrantError when there is no server for them."""
+    qdrant, server = backup.record.qdrant, job.server
+    if qdrant is None or qdrant.embedded or not qdrant.collections:
+        return no_collections
+    if isinstance(server, QdrantError):
+        raise server
+    if server is None:
+        raise QdrantError(
+            "collections of a Qdrant server come back too, and none is configured",
+            hint="set DOCMIND_DATABASE__QDRANT_URL",
+        )
+
+    def made(notes: Callable[[str], Notes], folder: Path) -> tuple[CollectionReturn, ...]:
+        return tuple(
+            CollectionReturn(
+                server,
+                taken,
+                backup.directory / taken.path,
+                folder / folder_name(taken.name),
+                notes(taken.name),
+                on_event,
+                backup_id=backup.id,
+                made_with=qdrant.version or None,
+                prove=_prover(qdrant.version),
+                min_free=job.min_free,
+            )
+            for taken in qdrant.collections
+        )
+
+    return made
+
+
+def _prover(made_with: str) -> Prove | None:
+    """Qdrant's own engine, where the extra is installed and has to be able to open what that version made."""
+    if deep.missing("qdrant-edge-py") or unknown_to_engine(made_with):
+        return None
+    return _proved
+
+
+def _proved(snapshot: Path) -> Proof | None:
+    """None where it was not given the time or the room: the server counts the points later."""
+    try:
+        return deep.prove_snapshot(snapshot)
+    except (deep.CannotProve, NoScratch, NoSpace):
+        return None
+
+
+def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
+    now, record = job.clock(), planned.backup.record
+    run = _free_name(home, f"rollback-{now:%Y%m%dT%H%M%SZ}-{record.id}")
+    sources = {source.stored: source for source in record.sources}
+    pieces = tuple(
+        _piece(sources[step.what], Path(step.target), home, run)
+        for step in planned.plan.steps
+        if step.action is Action.COPY
+    )
+    return Journal(
+        run=run,
+        backup_id=record.id,
+        directory=str(planned.backup.directory),
+        taken_at=record.started_at.isoformat(),
+        began_at=now.isoformat(),
+        phase=Phase.STAGING,
+        pieces=pieces,
+        folders=tuple(dict.fromkeys((str(home / FOLDER / run), *(piece.folder for piece in pieces)))),
+        made=tuple(_missing(pieces, home)),
+        skip_damaged=planned.wanted.skip_damaged,
+        read_back=planned.wanted.read_back,
+        aside=bool(planned.wanted.to),
+    )
+
+
+def _free_name(home: Path, name: str) -> str:
+    taken = [name, *(f"{name}-{number}" for number in range(2, 1000))]
+    return next(one for one in taken if not os.path.lexists(home / FOLDER / one))
+
+
+def _piece(source: SourceRecord, live: Path, home: Path, run: str) -> Piece:
+    near = _nearest(live.parent)
+    here = _file_system(near) == _file_system(_nearest(home))
+    folder = home / FOLDER / run if here else near / f".{run}"
+    totals = source.totals
+    return Piece(
+        source.part, source.kind, source.stored, str(live), str(folder), source.lines, totals.files, totals.bytes
+    )
+
+
+def _nearest(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if os.path.isdir(one))
+
+
+def _file_system(path: Path) -> tuple[int, str]:
+    """Two paths with the same can be renamed into each other: the device, and the mount where it can be told."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount = ""
+        with suppress(OSError):
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+            mount = next((line for line in lines if line.startswith("mnt_id:")), "")
+        return os.fstat(fd).st_dev, mount
+    finally:
+        os.close(fd)
+
+
+def _missing(pieces: Sequence[Piece], home: Path) -> Iterator[str]:
+    """Folders that places lie in and that are not there, parents first."""
+    made = dict.fromkeys(
+        str(parent)
+        for piece in pieces
+        for parent in reversed(Path(piece.live).parents)
+        if not os.path.lexists(parent) and not home.is_relative_to(parent)
+    )
+    yield from made
+
+
+def _refuse_places(job: Job, backup: Backup, journal: Journal, home: Path) -> None:
+    """Before anything is written: places that a restore must not touch, or cannot."""
+    kept = [home, job.environment.project, job.catalog.root, backup.directory]
+    for piece in journal.pieces:
+        live = Path(piece.live)
+        origin = next(s.origin for s in backup.record.sources if s.stored == piece.stored)
+        if piece.live == origin and not _known(job, live, home) and piece.stored not in IN_FLIGHT:
+            raise UsageError(
+                f"the settings of this environment have no place for {piece.stored}, which came from {live}",
+                hint="give --qdrant-path, set the path in .env, or leave it out with --only",
+            )
+        for path in kept:
+            if Path(os.path.realpath(path)).is_relative_to(live):
+                raise UsageError(f"{live} would be replaced, and {path} lies in it", hint="correct the settings")
+        if live.is_dir() and _file_system(live) != _file_system(live.parent):
+            raise BackupError(
+                f"{live} is a mount point: it cannot be swapped",
+                hint="mount its file system one level higher, or restore with --to DIR and copy",
+            )
+        near = _nearest(live.parent)
+        if not os.access(near, os.W_OK):
+            raise BackupError(f"cannot write to {near}; nothing was changed", hint="check its permissions")
+
+
+def _known(job: Job, live: Path, home: Path) -> bool:
+    """Whether it lies where this environment is; the record's own word is not enough."""
+    e = job.environment
+    named = (e.project, home, e.cache_db.parent, e.artifacts, e.analytics_db.parent, e.log_file, e.telemetry)
+    inside = any(live.is_relative_to(os.path.realpath(path)) for path in named)
+    return inside or (job.choices.qdrant_path is not None and live == Path(os.path.realpath(job.choices.qdrant_path)))
+
+
+def _announce(job: Job, event: str, journal: Journal) -> None:
+    if os.path.isdir(job.catalog.root):
+        job.events.emit(event, id=journal.backup_id, path=Path(journal.directory).name, run=journal.run)
+
+
+# -- finish, undo, accept ------------------------------------------------------------------------------------
+
+
+def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> Restored:
+    """Finish the interrupted restore; one that was being taken back is taken back."""
+    folder = _folder(job, to)
+    journal = folder.unfinished()
+    if journal is None:
+        raise UsageError(f"no restore of {folder.home} was interrupted", hint="`docmind-backup restore BACKUP`")
+    backup = _backup_of(job, journal)
+    with _ours(job, folder, backup.directory if backup else folder.home):
+        journal = folder.unfinished() or journal
+        collections = _collections(job, backup, on_event) if backup else no_collections
+        restoration = Restoration(folder, journal, collections, on_event)
+        match journal.phase:
+            case Phase.RETURNING:
+                restoration.take_back()
+                return Restored(restoration.journal)
+            case Phase.DISCARDING:
+                restoration.discard()
+                return Restored(restoration.journal)
+            case _:
+                if backup is None or not os.path.isdir(backup.directory):
+                    raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
+                checks = restoration.run(backup.record)
+    _announce(job, "backup_restored", restoration.journal)
+    return Restored(restoration.journal, checks, left=restoration.left_behind())
+
+
+def _backup_of(job: Job, journal: Journal) -> Backup | None:
+    """With only what is coming back, from the copy of its record if it is gone; None when nothing was begun yet."""
+    try:
+        backup = show(job.look, journal.directory)
+    except BackupError:
+        try:
+            record = fmt.read_record(read_limited(Path(journal.folders[0], RECORD_COPY)))
+        except (OSError, ValueError, BackupError):
+            return None
+        backup = Backup(Path(journal.directory), record)
+    stored = {piece.stored for piece in journal.pieces}
+    record, qdrant = backup.record, backup.record.qdrant
+    if qdrant and not qdrant.embedded:
+        chosen = tuple(taken for taken in qdrant.collections if taken.name in journal.collections)
+        qdrant = replace(qdrant, collections=chosen) if chosen else None
+    sources = tuple(source for source in record.sources if source.stored in stored)
+    return replace(backup, record=replace(record, sources=sources, qdrant=qdrant))
+
+
+def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> Restored:
+    """Take back the interrupted restore, or else the newest one whose old state is kept."""
+    folder = _folder(job, to)
+    journal = folder.unfinished() or next((j for j in reversed(folder.finished()) if j.phase is Phase.DONE), None)
+    if journal is None:
+        raise UsageError(f"no restore of {folder.home} can be taken back", hint="nothing is kept of an earlier state")
+    if journal.phase is Phase.DISCARDING:
+        raise UsageError("what it kept is being deleted already", hint="`docmind-backup restore --resume` ends that")
+    backup = _backup_of(job, journal)
+    with _ours(job, folder, backup.directory if backup else folder.home):
+        collections = _collections(job, backup, on_event) if backup else no_collections
+        restoration = Restoration(folder, journal, collections, on_event)
+        restoration.take_back()
+    _announce(job, "restore_taken_back", restoration.journal)
+    return Restored(restoration.journal)
+
+
+def kept(job: Job) -> tuple[str, ...]:
+    """Folders that `accept` would delete; UsageError when there are none."""
+    folder = _folder(job, None)
+    refuse_unfinished(folder.home)
+    folders = tuple(kept for journal in folder.finished() for kept in journal.folders)
+    if not folders:
+        raise UsageError(f"nothing is kept of earlier restores in {folder.path}")
+    return folders
+
+
+def accept(job: Job) -> tuple[Restored, ...]:
+    """Delete what finished restores keep. Refuses while one has not ended."""
+    kept(job)
+    folder, done = _folder(job, None), list[Restored]()
+    with folder.lock():
+        for journal in folder.finished():
+            backup = _backup_of(job, journal)
+            collections = _collections(job, backup) if backup else no_collections
+            restoration = Restoration(folder, journal, collections, ignore)
+            restoration.discard()
+            done.append(Restored(restoration.journal))
+    return tuple(done)
+
+
+def _folder(job: Job, to: Path | None) -> RestoreFolder:
+    return RestoreFolder(to or Path(os.path.realpath(job.environment.data_dir)))
+
+
+def record_digest(backup: Backup) -> str:
+    """Of the record as it lies there: a plan in a file is of this one."""
+    return fmt.record_digest(read_limited(backup.directory / fmt.RECORD))

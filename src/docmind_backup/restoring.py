@@ -1,0 +1,322 @@
+"""Carry out a restore: stage, verify, swap by renames, check; or take it back. Old or new when it ends, never a mix."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from docmind_backup import durable
+from docmind_backup.bringing import LOCKED, Brought, Damage, bring
+from docmind_backup.catalog import LOCK, NAME, remove
+from docmind_backup.core import format as fmt
+from docmind_backup.core.journal import (
+    Journal,
+    Notes,
+    Phase,
+    Rename,
+    Returning,
+    Swap,
+    ahead,
+    back,
+    leaving,
+)
+from docmind_backup.core.model import OnEvent, Record
+from docmind_backup.core.restore import SIDECARS
+from docmind_backup.errors import BackupError, DamageFound, NoSpace
+from docmind_backup.inuse import Used, application_kept_out, refuse_used
+from docmind_backup.journal import RestoreFolder
+from docmind_backup.restored import Checked, check_files, check_meaning
+
+Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
+"""Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
+discarded."""
+RECORD_COPY = "record.json"
+"""In a run's folder: the backup's record, for a way back when the backup is out of reach."""
+NAMED = 5
+"""Damaged files that are named at most."""
+
+
+def no_collections(_notes: Callable[[str], Notes], _folder: Path) -> Sequence[Returning]:
+    """For a backup without a server's collections, or a restore without them."""
+    return ()
+
+
+class Restoration:
+    """One restore under way, from whatever its journal says. Holding the lock of its folder."""
+
+    def __init__(self, folder: RestoreFolder, journal: Journal, collections: Returnings, on_event: OnEvent) -> None:
+        self.folder = folder
+        self.journal = journal
+        self._on_event = on_event
+        beside = folder.path / journal.run / "collections"
+        self._returning = tuple(collections(lambda name: _Notes(self, name), beside))
+        if not journal.collections:
+            self.journal = replace(journal, collections=tuple(one.name for one in self._returning))
+
+    # -- forwards
+
+    def run(self, record: Record) -> tuple[Checked, ...]:
+        """Finish it, and say what was checked; whatever is raised, what was there is there again.
+
+        Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back.
+        """
+        if self.journal.phase is Phase.SWAPPING:
+            refuse_used(self._used())
+        try:
+            with target_errors(self.folder.home):
+                if self.journal.phase is Phase.STAGING:
+                    self._stage()
+                with application_kept_out(self._lockable()):
+                    refuse_used(self._used())
+                    self._swap()
+                    for one in self._returning:
+                        one.apply()
+                    checks = self._check(record)
+                self._end()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        return checks
+
+    def write(self, journal: Journal) -> None:
+        """Remember how far it got; on the disk when this returns."""
+        self.journal = journal
+        self.folder.write(journal)
+
+    def _stage(self) -> None:
+        """Everything is beside its place, verified and on the disk, when this returns."""
+        journal = self.journal
+        self.write(journal)
+        for path in journal.made:
+            Path(path).mkdir(exist_ok=True)
+        for path in journal.folders:
+            Path(path).mkdir(mode=0o700, exist_ok=True)
+            _remove_tree(Path(path, "new"))
+        record = (Path(journal.directory) / fmt.RECORD).read_bytes()
+        durable.replace(self.folder.path / journal.run / RECORD_COPY, record)
+        with ExitStack() as stack:
+            flushers = [(durable.Flusher(folder), folder) for folder in map(Path, journal.folders)]
+            for flusher, _ in flushers:
+                stack.callback(flusher.close)
+            brought = bring(Path(journal.directory), journal.pieces, self._on_event)
+            self._refuse_damage([damage for one in brought for damage in one.damaged])
+            for flusher, folder in flushers:
+                flusher.flush(folder)
+        for path in journal.made:
+            durable.fsync_directory(Path(path).parent)
+        for one in self._returning:
+            one.prepare()
+        left_out = tuple(damage.path for one in brought for damage in one.damaged)
+        self.journal = replace(self.journal, swaps=tuple(_swaps(brought)), left_out=left_out)
+
+    def _refuse_damage(self, damaged: Sequence[Damage]) -> None:
+        if damaged and not self.journal.skip_damaged:
+            more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+            raise DamageFound(
+                f"the backup is damaged: {'; '.join(map(str, damaged[:NAMED]))}{more}; nothing was changed",
+                hint="restore another one, or give --skip-damaged to leave these files out",
+            )
+
+    def _swap(self) -> None:
+        """All old things leave, then all new ones come: at no moment are some of each in place."""
+        if self.journal.phase is Phase.STAGING:
+            had = tuple(replace(swap, had=os.path.lexists(swap.live)) for swap in self.journal.swaps)
+            self.write(replace(self.journal, phase=Phase.SWAPPING, swaps=had))
+        swaps = self.journal.swaps
+        _rename_all(step for swap in swaps if (step := ahead(swap, os.path.lexists)) and step.new == swap.kept)
+        _rename_all(step for swap in swaps if (step := ahead(swap, os.path.lexists)))
+
+    def _check(self, record: Record) -> tuple[Checked, ...]:
+        journal, directory = self.journal, Path(self.journal.directory)
+        come = {swap.live for swap in journal.swaps if swap.comes}
+        pieces = [piece for piece in journal.pieces if piece.live in come]
+        wrong = check_files(directory, journal, pieces, self._on_event)
+        if wrong:
+            raise BackupError(
+                f"what was restored is not right where it lies: {'; '.join(map(str, wrong[:NAMED]))}",
+                hint="is the disk sound? What was there before is back",
+            )
+        files = sum(piece.files for piece in pieces) - len(journal.left_out)
+        return (Checked("files", f"{files:,} as in the backup"), *check_meaning(record, pieces, directory))
+
+    def _end(self) -> None:
+        journal = replace(self.journal, phase=Phase.DONE)
+        if journal.aside:
+            self.journal = journal
+            self._remove_folders()
+            self.folder.forget()
+            return
+        for folder in journal.folders:
+            _remove_tree(Path(folder, "new"))
+        self.journal = journal
+        self.folder.finish(journal)
+
+    # -- back
+
+    def _give_up(self, error: BaseException) -> None:
+        """After a failure within the run: nobody has used what came, so nothing of it is kept."""
+        try:
+            self._return()
+            self._clear()
+        except Exception as second:
+            raise BackupError(
+                f"{error}; and what was there could not be brought back: {second}",
+                hint="`docmind-backup restore --rollback` tries again",
+            ) from error
+
+    def take_back(self) -> None:
+        """What was there before is there again. Raises Locked while the environment is in use."""
+        was_done = self.journal.was_done or self.journal.phase is Phase.DONE
+        with target_errors(self.folder.home):
+            with application_kept_out(self._lockable()):
+                refuse_used(self._used())
+                self.journal = replace(self.journal, was_done=was_done)
+                self._return()
+            if not was_done or not any(swap.leaves for swap in self.journal.swaps):
+                self._clear()
+                return
+            for folder in self.journal.folders:
+                _remove_tree(Path(folder, "old"))
+                _remove_tree(Path(folder, "collections"))
+            self._remove_made()
+            self.journal = replace(self.journal, phase=Phase.UNDONE)
+            self.folder.finish(self.journal)
+
+    def _return(self) -> None:
+        if self.journal.phase in (Phase.SWAPPING, Phase.DONE):
+            swaps = tuple(leaving(swap, os.path.lexists) for swap in self.journal.swaps)
+            self.write(replace(self.journal, phase=Phase.RETURNING, swaps=swaps))
+        for one in reversed(self._returning):
+            one.roll_back()
+        if self.journal.phase is Phase.RETURNING:
+            swaps = self.journal.swaps
+            _rename_all(step for swap in swaps if (step := back(swap, os.path.lexists)) and step.new == swap.staged)
+            _rename_all(step for swap in swaps if (step := back(swap, os.path.lexists)))
+
+    def _clear(self) -> None:
+        """Nothing is left of it."""
+        self._remove_folders()
+        self._remove_made()
+        self.folder.forget()
+
+    def _remove_made(self) -> None:
+        for path in reversed(self.journal.made):
+            with suppress(OSError):
+                Path(path).rmdir()
+
+    # -- when it is accepted
+
+    def discard(self) -> None:
+        """Delete what it keeps. Refuses when a catalog of backups is in there."""
+        for folder in self.journal.folders:
+            _refuse_catalog(Path(folder))
+        if self.journal.phase is Phase.DONE:
+            self.write(replace(self.journal, phase=Phase.DISCARDING))
+        elif self.journal.phase is Phase.UNDONE:
+            self._returning = ()  # rolling back left nothing to discard
+            self.write(replace(self.journal, phase=Phase.DISCARDING, collections=()))
+        with target_errors(self.folder.home):
+            for one in self._returning:
+                one.discard()
+            self._remove_folders()
+            self.folder.forget()
+
+    def left_behind(self) -> tuple[str, ...]:
+        """What stays on a server, in words."""
+        return tuple(words for one in self._returning for words in one.left_behind())
+
+    # -- what it works on
+
+    def _used(self) -> list[Used]:
+        return [Used(Path(piece.live), piece.kind) for piece in self.journal.pieces]
+
+    def _lockable(self) -> Iterator[Path]:
+        """Trees that the application locks, wherever they are now: the swap renames the locked files away."""
+        for piece in self.journal.pieces:
+            if piece.part in LOCKED:
+                yield from map(Path, (piece.staged(), piece.live, piece.kept()))
+
+    def _remove_folders(self) -> None:
+        for folder in self.journal.folders:
+            _remove_tree(Path(folder))
+
+
+class _Notes:
+    """One collection's part of the journal."""
+
+    def __init__(self, restoration: Restoration, name: str) -> None:
+        self._restoration = restoration
+        self._name = name
+
+    def get(self) -> dict[str, object]:
+        return dict(self._restoration.journal.notes.get(self._name, {}))
+
+    def put(self, state: Mapping[str, object]) -> None:
+        self._restoration.write(self._restoration.journal.noting(self._name, state))
+
+
+def _swaps(brought: Iterable[Brought]) -> Iterator[Swap]:
+    """A database leaves with every sidecar it may have, also with those that are not there yet."""
+    for one in brought:
+        piece, came = one.piece, [suffix for suffix in one.suffixes if "/" not in suffix]
+        for suffix in dict.fromkeys(("", *SIDECARS.get(piece.kind, ()), *came)) if one.whole else ():
+            live = f"{piece.live}{suffix}"
+            yield Swap(live, piece.staged(suffix), piece.kept(suffix), comes=suffix in came, had=False)
+
+
+# -- deeds on the disk -----------------------------------------------------------------------------------
+
+
+def _rename_all(steps: Iterable[Rename]) -> None:
+    """One after the other, each on the disk before the next: `steps` looks at what is there as it goes."""
+    for step in steps:
+        old, new = Path(step.old), Path(step.new)
+        new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.path.lexists(new):
+            raise BackupError(f"{new} appeared while it was being replaced", hint="who made it? Move it away")
+        old.rename(new)
+        durable.fsync_directory(old.parent)
+        durable.fsync_directory(new.parent)
+
+
+def _remove_tree(path: Path) -> None:
+    """A folder of ours, also with folders in it that may not be written."""
+    if not os.path.lexists(path):
+        return
+    for folder, _, _ in os.walk(path):
+        with suppress(OSError):
+            if not stat.S_IMODE(os.lstat(folder).st_mode) & stat.S_IWUSR:
+                Path(folder).chmod(0o700)
+    remove(path)
+
+
+def _refuse_catalog(folder: Path) -> None:
+    """Backups are deleted by prune and by nobody else."""
+    for here, folders, files in os.walk(folder):
+        if LOCK in files or any(NAME.match(n) and os.path.lexists(Path(here, n, fmt.RECORD)) for n in folders):
+            raise BackupError(
+                f"{here} holds backups: what this restore keeps is not deleted",
+                hint="move the backups elsewhere, then give the command again",
+            )
+
+
+@contextmanager
+def target_errors(home: Path) -> Iterator[None]:
+    """Errors of the target's disks in the tool's words."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or home
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"the disk is full at {where}", hint="free some space; what was there before is in its place"
+            ) from error
+        raise BackupError(
+            f"cannot restore: {where}: {error.strerror or type(error).__name__}",
+            hint="check the permissions and the health of that file system",
+        ) from error
