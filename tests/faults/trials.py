@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +118,56 @@ def _four_backups(tool: Tool) -> None:
         tool.must("create", "--no-share")
 
 
+# -- restore: old or new -------------------------------------------------------------------------
+
+
+SINCE = "since the backup"
+
+
+def _changed_since_a_backup(tool: Tool) -> None:
+    """Every source that can be told apart says that it is the old one: what was there before the restore."""
+    build_sample(tool.project, documents=12)
+    tool.must("create")
+    data = tool.project / "data"
+    for part in ("uploads", "artifacts"):
+        (data / part / "since.bin").write_text(SINCE)
+        next(path for path in sorted((data / part).iterdir()) if path.name != "since.bin").unlink()
+    with closing(sqlite3.connect(data / "chat.db")) as db, db:
+        db.execute("CREATE TABLE since(what TEXT)")
+
+
+def _marks(tool: Tool) -> set[str]:
+    """`old` or `new`, for each source that can be told apart; both when they are mixed."""
+    data = tool.project / "data"
+    found = {"old" if (data / part / "since.bin").exists() else "new" for part in ("uploads", "artifacts")}
+    with closing(sqlite3.connect(f"file:{data / 'chat.db'}?immutable=1", uri=True)) as db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE name = 'since'").fetchall()
+    return found | {"old" if tables else "new"}
+
+
+def _restore_held(tool: Tool, ended: bool) -> str:
+    journal = tool.project / "data" / ".docmind-restore" / "journal.json"
+    wanted = {"new"} if ended else {"old", "new"}
+    if journal.exists():
+        if ended:
+            return "it ended with 0 and its journal says that it did not"
+        if (done := tool("create")).returncode != 11:
+            return f"create while a restore is unfinished: exit {done.returncode}"
+        way, wanted = ("--resume", {"new"}) if journal.stat().st_size % 2 else ("--rollback", {"old"})
+        done = tool("restore", way)
+        if done.returncode:
+            return f"restore {way}: exit {done.returncode}: {done.stderr}"
+        if way == "--resume" and "taken back" in done.stdout:
+            wanted = {"old"}
+    marks = _marks(tool)
+    if len(marks) != 1 or not marks <= wanted:
+        return f"it is {' and '.join(sorted(marks))}, not {' or '.join(sorted(wanted))}"
+    done = tool("create", "--accept-shrink")
+    return "" if done.returncode == 0 else f"the next create: exit {done.returncode}: {done.stderr}"
+
+
 TRIALS = (
     Trial("create", _one_backup, ("create", "--no-prune"), ".staging-", _create_held),
     Trial("prune", _four_backups, ("prune", "--keep-last", "1"), ".trash", _prune_held),
+    Trial("restore", _changed_since_a_backup, ("restore", "latest", "--yes"), ".docmind-restore", _restore_held),
 )
