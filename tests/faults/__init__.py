@@ -1,0 +1,1 @@
+"""What goes wrong, made to happen for real: power cuts, kill -9 and failing calls. `python -m tests.faults`."""

@@ -1,0 +1,85 @@
+"""The power is cut while a command runs on a disk, at random instants and right after its end."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.disk import SIZE, clone, make, mounted
+from tests.faults.trials import PROJECT, Finding, Tool, Trial
+
+WITHOUT_FLUSH = "from docmind_backup import durable as d; d.Flusher.flush = lambda *_: None; "
+"""The tool broken on purpose, to see that a cut finds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    image: Path
+    moment: str
+    ended: bool = False
+    """The command had ended with exit 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """Where trials of one kind of file system are made: images on a place that can clone them."""
+
+    host: Path
+    kind: str
+    broken: str = ""
+
+    def base(self, trial: Trial) -> Path:
+        """The disk before the command, cleanly unmounted."""
+        image = self.host / f"{trial.name}-{self.kind}.img"
+        make(image, self.kind, SIZE[self.kind])
+        with self._tool(image) as tool:
+            trial.prepare(tool)
+        return image
+
+    def cut(self, trial: Trial, base: Path, seed: int, cuts: int) -> Iterator[Finding]:
+        """Run it once, cut at `cuts` random instants and right after its end; tell what did not hold."""
+        chance = random.Random(seed)
+        disk = clone(base, self.host / "disk.img")
+        with self._tool(disk, self.broken) as tool:
+            taken = self._taken(tool.argv(trial.command), disk, chance, cuts)
+        disk.unlink()
+        for one in taken:
+            problem = self._problem(trial, one)
+            one.image.unlink()
+            if problem:
+                yield Finding(trial.name, f"power cut on {self.kind}, seed {seed}", one.moment, problem)
+
+    def _taken(self, argv: list[str], disk: Path, chance: random.Random, cuts: int) -> list[Cut]:
+        """The instants crowd where the writing is: a run begins with half a second of importing."""
+        taken: list[Cut] = []
+        began = time.monotonic()
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(cuts):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.expovariate(8) + 0.02)
+            if process.poll() is not None:
+                break
+            moment = f"after {time.monotonic() - began:.3f} s"
+            taken.append(Cut(clone(disk, self.host / f"cut-{len(taken)}.img"), moment))
+        _, said = process.communicate()
+        last = clone(disk, self.host / "cut-last.img")
+        assert process.returncode == 0, said
+        return [*taken, Cut(last, "right after exit 0", ended=True)]
+
+    def _problem(self, trial: Trial, cut: Cut) -> str:
+        try:
+            with self._tool(cut.image) as tool:
+                return trial.check(tool, cut.ended)
+        except (AssertionError, OSError, ValueError) as error:
+            return str(error)
+
+    @contextmanager
+    def _tool(self, image: Path, broken: str = "") -> Iterator[Tool]:
+        with mounted(image, self.kind, self.host / "mnt") as at:
+            yield Tool(at / PROJECT, broken)

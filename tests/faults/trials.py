@@ -1,0 +1,173 @@
+"""What is tried: a command on an environment, ended at some moment, and what must hold then and for the next run."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from docmind_backup.sample import build_sample
+
+PROJECT = "docmind"
+QDRANT = "qdrant-embedded"
+
+TOOL = "from docmind_backup.cli import main; import sys; "
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A promise that did not hold."""
+
+    trial: str
+    fault: str
+    moment: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A command, what there is before it, and what must hold whenever it ends."""
+
+    name: str
+    prepare: Callable[[Tool], None]
+    command: tuple[str, ...]
+    mark: str
+    """Part of a path: with the first call that names it the writing begins."""
+    check: Callable[[Tool, bool], str]
+    """What is wrong; empty when nothing is. The flag: it had ended with exit 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """docmind-backup on the environment of one mounted disk."""
+
+    project: Path
+    broken: str = ""
+
+    def argv(self, words: tuple[str, ...]) -> list[str]:
+        code = f"{TOOL}{self.broken}sys.exit(main(sys.argv[1:]))"
+        where = ("-C", str(self.project))
+        return [sys.executable, "-c", code, words[0], *where, *self._embedded(words[0]), *words[1:]]
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.argv(words), capture_output=True, text=True, check=False)
+
+    def _embedded(self, command: str) -> tuple[str, ...]:
+        takes = command in ("create", "restore", "restore-plan")
+        return ("--qdrant-path", str(self.project / "data" / QDRANT)) if takes else ()
+
+    @property
+    def backups(self) -> list[str]:
+        return sorted(path.name for path in (self.project / "data" / "backups").glob("*backup_*"))
+
+    def must(self, *words: str) -> str:
+        done = self(*words)
+        assert done.returncode == 0, f"{words}: {done.returncode} {done.stderr}"
+        return done.stdout
+
+
+# -- what must hold ------------------------------------------------------------------------------
+
+
+def _sound(tool: Tool) -> str:
+    """Every backup that is listed verifies bit by bit, and nothing else has a backup's name."""
+    listed = json.loads(tool.must("list", "--json"))
+    if odd := [item for item in listed if item["kind"] not in ("backup", "unfinished")]:
+        return f"listed: {odd}"
+    done = tool("verify", "--all", "--quiet")
+    return "" if done.returncode == 0 else f"verify: exit {done.returncode}: {done.stdout}{done.stderr}"
+
+
+def _create_held(tool: Tool, ended: bool) -> str:
+    there = tool.backups
+    wanted = (2,) if ended else (1, 2)
+    if len(there) not in wanted:
+        return f"{len(there)} backups: {there}"
+    if problem := _sound(tool):
+        return problem
+    done = tool("create")
+    return "" if done.returncode == 0 else f"the next create: exit {done.returncode}: {done.stderr}"
+
+
+def _prune_held(tool: Tool, ended: bool) -> str:
+    there = tool.backups
+    if not there or (ended and len(there) != 1):
+        return f"{len(there)} backups: {there}"
+    if problem := _sound(tool):
+        return problem
+    done = tool("prune", "--keep-last", "1")
+    return "" if done.returncode == 0 and len(tool.backups) == 1 else f"the next prune: {done.returncode} {done.stderr}"
+
+
+def _one_backup(tool: Tool) -> None:
+    build_sample(tool.project, documents=40)
+    tool.must("create")
+    for number in range(12):
+        (tool.project / "data" / "uploads" / f"new-{number}.bin").write_bytes(random.Random(number).randbytes(700_000))
+
+
+def _four_backups(tool: Tool) -> None:
+    build_sample(tool.project, documents=40)
+    for _ in range(4):
+        tool.must("create", "--no-share")
+
+
+# -- restore: old or new -------------------------------------------------------------------------
+
+
+SINCE = "since the backup"
+
+
+def _changed_since_a_backup(tool: Tool) -> None:
+    """Every source that can be told apart says that it is the old one: what was there before the restore."""
+    build_sample(tool.project, documents=12)
+    tool.must("create")
+    data = tool.project / "data"
+    for part in ("uploads", "artifacts"):
+        (data / part / "since.bin").write_text(SINCE)
+        next(path for path in sorted((data / part).iterdir()) if path.name != "since.bin").unlink()
+    with closing(sqlite3.connect(data / "chat.db")) as db, db:
+        db.execute("CREATE TABLE since(what TEXT)")
+
+
+def _marks(tool: Tool) -> set[str]:
+    """`old` or `new`, for each source that can be told apart; both when they are mixed."""
+    data = tool.project / "data"
+    found = {"old" if (data / part / "since.bin").exists() else "new" for part in ("uploads", "artifacts")}
+    with closing(sqlite3.connect(f"file:{data / 'chat.db'}?immutable=1", uri=True)) as db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE name = 'since'").fetchall()
+    return found | {"old" if tables else "new"}
+
+
+def _restore_held(tool: Tool, ended: bool) -> str:
+    journal = tool.project / "data" / ".docmind-restore" / "journal.json"
+    wanted = {"new"} if ended else {"old", "new"}
+    if journal.exists():
+        if ended:
+            return "it ended with 0 and its journal says that it did not"
+        if (done := tool("create")).returncode != 11:
+            return f"create while a restore is unfinished: exit {done.returncode}"
+        way, wanted = ("--resume", {"new"}) if journal.stat().st_size % 2 else ("--rollback", {"old"})
+        done = tool("restore", way)
+        if done.returncode:
+            return f"restore {way}: exit {done.returncode}: {done.stderr}"
+        if way == "--resume" and "taken back" in done.stdout:
+            wanted = {"old"}
+    marks = _marks(tool)
+    if len(marks) != 1 or not marks <= wanted:
+        return f"it is {' and '.join(sorted(marks))}, not {' or '.join(sorted(wanted))}"
+    done = tool("create", "--accept-shrink")
+    return "" if done.returncode == 0 else f"the next create: exit {done.returncode}: {done.stderr}"
+
+
+TRIALS = (
+    Trial("create", _one_backup, ("create", "--no-prune"), ".staging-", _create_held),
+    Trial("prune", _four_backups, ("prune", "--keep-last", "1"), ".trash", _prune_held),
+    Trial("restore", _changed_since_a_backup, ("restore", "latest", "--yes"), ".docmind-restore", _restore_held),
+)
