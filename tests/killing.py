@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.sweep import STEP
+
 STEPS = ("rename", "replace", "mkdir", "rmdir", "unlink", "symlink", "fsync", "utime", "chmod", "truncate", "link")
 TELLING = ("rename", "replace")
 SPARSE = 7
-ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
+ALL = STEP == 1
 WITHOUT = (".docmind-restore", "backups", ".lock", ".env", "models")
 Tree = dict[str, tuple[Any, ...]]
 
@@ -119,7 +121,7 @@ def steps_of(words: list[str]) -> list[str]:
 
 def chosen(steps: list[str]) -> list[int]:
     """Where to kill: at each rename, of sources and of the journal, at each deletion of a folder, at the first and
-    the last steps, and at some of what lies between; everywhere with DOCMIND_BACKUP_EVERY_KILL=1."""
+    the last steps, and at some of what lies between; everywhere with DOCMIND_TEST_SWEEPS=full."""
     numbered = list(enumerate(steps, 1))
     return [at for at, name in numbered if ALL or name in TELLING or at % SPARSE == 0 or at <= 2 or at > len(steps) - 2]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,11 +25,12 @@ from tests.restore_worlds import (
 )
 from tests.returning_worlds import VECTORS, points
 from tests.standin import StandIn
+from tests.sweep import STEP
 
 from docmind_backup import restores, returning
 from docmind_backup.uploads import Patience
 
-ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
+ALL = STEP == 1
 
 
 @pytest.fixture(scope="module")

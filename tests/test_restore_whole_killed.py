@@ -1,7 +1,7 @@
 """Killed by -9 anywhere, a restore of files and collections is finished or taken back: all new, or all old.
 
 The processes are real; the moments are calls to the server, which kills its own client, and renames on the disk.
-Everywhere with DOCMIND_BACKUP_EVERY_KILL=1; else at every call that changes the server, before or after it is served
+Everywhere with DOCMIND_TEST_SWEEPS=full; else at every call that changes the server, before or after it is served
 by turns, and at every second rename: of the swap, and of the journal, which is replaced each time.
 """
 
@@ -29,8 +29,9 @@ from tests.restore_worlds import (
     with_chats_of,
 )
 from tests.standin import StandIn
+from tests.sweep import STEP
 
-ALL = bool(os.environ.get("DOCMIND_BACKUP_EVERY_KILL"))
+ALL = STEP == 1
 CHANGES = r"snapshots(/upload)?$|/aliases$|\.snapshot$|^/collections/[^/]+$"
 SHORT = 3
 """Only one of two collections comes back, and the index snapshot does not fit the other one: said, exit 3."""
