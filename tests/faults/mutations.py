@@ -84,7 +84,7 @@ MUTATIONS = (
         "folders.py",
         "os.O_DIRECTORY | os.O_NOFOLLOW | ",
         "os.O_DIRECTORY | ",
-        "test_capture.py test_sharing_hostile.py",
+        "test_folders.py",
     ),
     Mutation(
         "a thin backup evicts a full one",
