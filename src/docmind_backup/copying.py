@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from docmind_backup.core.model import FileEntry, Origin, Reason, Stored
-from docmind_backup.direct import ALIGNMENT, DIRECT_FROM, NEW_FLAGS, aligned_buffer, put, set_direct, write
+from docmind_backup.direct import ALIGNMENT, DIRECT_FROM, NEW_FLAGS, aligned_buffer, put, set_direct
 
 ATTEMPTS = 3
 """Times a source that keeps changing is read before it is given up."""
@@ -202,7 +202,7 @@ class Copier:
             count = os.preadv(source, [self._buffer[: size + 1]], 0)
         if count != size and self._fill(source, 0, size + 1) != size:
             raise Changed
-        write(target, self._buffer[:size], 0)
+        put(target, self._buffer[:size], 0, direct=False)
         self.on_bytes(size)
         return hashlib.sha256(self._buffer[:size]).hexdigest()
 
