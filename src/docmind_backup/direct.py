@@ -13,7 +13,7 @@ ALIGNMENT = 4096
 DIRECT_FROM = 1024 * 1024
 """Bytes from which it pays."""
 EARLY_FROM = 16 * 1024
-"""Bytes from which what is in the page cache begins its way to the disk at once: the last flush has less to wait for."""
+"""Bytes from which what is in the page cache begins its way to the disk at once: the last flush waits for less."""
 NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from docmind_backup.core.model import Deep, DirEntry, Entry, FileEntry, LinkEntry, Omission, Round, Seal
-from docmind_backup.core.proof import Deepened
-from docmind_backup.core.rehearsal import Rehearsed
 from docmind_backup.errors import UsageError
+
+if TYPE_CHECKING:
+    from docmind_backup.core.proof import Deepened
+    from docmind_backup.core.rehearsal import Rehearsed
 
 
 @dataclass(frozen=True, slots=True)
