@@ -253,7 +253,7 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)
         checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, planned))
+    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
     return Restored(restoration.journal, checks, planned, restoration.left_behind())
 
 
@@ -264,22 +264,30 @@ def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ..
     return check_belonging(record, job.environment, job.server, on_event)
 
 
-def _of_another_tool(job: Job, planned: PlannedRestore) -> Iterator[Checked]:
+def _of_another_tool(job: Job, journal: Journal, record: Record) -> Iterator[Checked]:
     """What was left out, and how many points came where nobody had counted them."""
-    if planned.opened.foreign is None:
+    if not journal.inventory:
         return
-    for words in planned.opened.wrong:
-        what, _, why = words.partition(": ")
-        yield Checked(what, f"{why} in the backup", right=False)
-    for source, place in placed(planned.backup.record, planned.target):
-        if place is None:
-            yield Checked(source.stored, NO_PLACE, right=False)
-    qdrant, server = planned.backup.record.qdrant, job.server
+    for what, why in journal.stays_out:
+        yield Checked(what, why, right=False)
+    qdrant, server = record.qdrant, job.server
     if qdrant is None or server is None or isinstance(server, QdrantError):
         return
     for taken in qdrant.collections:
         if taken.points_min != taken.points_max:
             yield Checked(f"points in {taken.name}", f"{server.describe(taken.name).points:,}; nobody had counted them")
+
+
+def _stays_out(planned: PlannedRestore) -> Iterator[tuple[str, str]]:
+    """Of another tool's backup: what is damaged or gone, and what has no place here."""
+    if planned.opened.foreign is None:
+        return
+    for words in planned.opened.wrong:
+        what, _, why = words.partition(": ")
+        yield what, f"{why} in the backup"
+    for source, place in placed(planned.backup.record, planned.target):
+        if place is None:
+            yield source.stored, NO_PLACE
 
 
 def _home(job: Job, wanted: Selection) -> Path:
@@ -382,6 +390,7 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         pieces=pieces,
         folders=tuple(dict.fromkeys((str(home / FOLDER / run), *(piece.folder for piece in pieces)))),
         made=tuple(_missing(pieces, home)),
+        stays_out=tuple(_stays_out(planned)),
         skip_damaged=planned.wanted.skip_damaged,
         read_back=planned.wanted.read_back,
         aside=bool(planned.wanted.to),
@@ -504,7 +513,7 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
                 checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event))
+    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
     return Restored(restoration.journal, checks, left=restoration.left_behind())
 
 
