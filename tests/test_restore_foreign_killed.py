@@ -69,7 +69,7 @@ def test_killed_at_renames(commands: Commands, tmp_path: Path, maker: str) -> No
         assert commands.give("restore", "--rollback", *target.where, "-q") == 0, commands.said
         assert target.see() == old
         assert new != old
-        seen = {"--resume": 0, "--rollback": 0}
+        seen, at = {"--resume": 0, "--rollback": 0}, 0
 
         for at in count(step=EACH):
             code = commands.give(*restore, at=at)
