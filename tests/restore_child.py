@@ -2,7 +2,7 @@
 
 For each line of JSON on stdin (`words`, `at`) a child is forked, which has its libraries at once: its pid goes out,
 it waits for another line, and when it has ended its exit status and the renames it made go out. With `at` it kills
-itself before that rename. The engine that proves snapshots is left out: it is a process of its own.
+itself before that rename. The engines are left out: each is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import qdrant_client
 
-from docmind_backup import restores, returning
+from docmind_backup import restored, restores, returning
 from docmind_backup.cli import main
+from docmind_backup.core.journal import Checked
 from docmind_backup.uploads import Patience
 
 assert qdrant_client, "imported before there are children"
@@ -65,5 +66,6 @@ def act(task: dict[str, Any], log: Path) -> None:
 
 if __name__ == "__main__":
     restores._prover = lambda _: None
+    restored.opened = lambda piece, _: Checked(piece.stored, "not opened")
     returning.Patience = lambda: Patience(looks=2, pause_s=0)  # type: ignore[misc,assignment]
     serve(Path(sys.argv[1]))

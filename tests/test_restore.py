@@ -600,7 +600,7 @@ def test_what_the_disk_returns_otherwise_is_found_and_the_old_state_comes_back(
 
 def rots(project: Path, name: str) -> Callable[[object], None]:
     def rot(_used: object) -> None:
-        (staged,) = project.glob(f"{RESTORE_FOLDER}/rollback-*/new/data-uploads/uploads/{name}")
-        flip(staged, at=100)
+        for staged in project.glob(f"{RESTORE_FOLDER}/rollback-*/new/data-uploads/uploads/{name}"):
+            flip(staged, at=100)
 
     return rot

@@ -96,6 +96,13 @@ def prove_duckdb(
         return _rows(_ask("duckdb", _copied(path, sidecars, made), made, timeout_s or _patience(total)))
 
 
+def read_duckdb(path: Path, *, scratch_root: Path | None = None, timeout_s: float | None = None) -> Rows:
+    """Every row of a DuckDB file where it lies, with the log beside it, opened to be read. Raises as above."""
+    _require("duckdb")
+    with scratch(0, scratch_root) as made:
+        return _rows(_ask("duckdb", path, made, timeout_s or _patience(path.stat().st_size)))
+
+
 def _rows(found: dict[str, Any]) -> Rows:
     rows = {str(name): int(count) for name, count in found["rows"].items()}
     return Rows(rows, str(found["engine"]), tuple(map(str, found.get("orphans", ()))))

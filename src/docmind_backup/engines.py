@@ -1,8 +1,8 @@
 """Open one stored file with the engine that wrote it. A program of its own: engines may hang, panic or die on damage.
 
-`python -m docmind_backup.engines TASK FILE FOLDER SECONDS` prints one JSON object: what it found, or `error`. It works
-on copies below FOLDER only, never on FILE itself (SQLite reads FILE, `immutable`), and ends after SECONDS whatever
-happens. docmind_backup.deep starts it and judges.
+`python -m docmind_backup.engines TASK FILE FOLDER SECONDS` prints one JSON object: what it found, or `error`. It writes
+to copies below FOLDER only; a FILE elsewhere is only read (SQLite: `immutable`; DuckDB: read-only). It ends after
+SECONDS whatever happens. docmind_backup.deep starts it and judges.
 """
 
 from __future__ import annotations
@@ -179,7 +179,10 @@ def _sqlite_rows(database: sqlite3.Connection) -> dict[str, int]:
 
 
 def _duckdb(file: Path, folder: Path) -> Found:
-    """Every row of a copy, its log replayed; each block is read, and DuckDB checks its sums."""
+    """Every row of a copy, its log replayed; each block is read, and DuckDB checks its sums.
+
+    Of a file elsewhere it is opened to be read: a log is replayed in memory, and nothing is written beside it.
+    """
     import duckdb
 
     config: dict[str, Any] = {
@@ -188,7 +191,7 @@ def _duckdb(file: Path, folder: Path) -> Found:
         "autoload_known_extensions": "false",
         "temp_directory": str(folder / "spill"),
     }
-    with duckdb.connect(str(file), config=config) as database:
+    with duckdb.connect(str(file), read_only=file.parent != folder, config=config) as database:
         tables = database.execute(
             "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary ORDER BY ALL"
         ).fetchall()

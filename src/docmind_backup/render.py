@@ -907,10 +907,10 @@ HEADINGS = {
 }
 
 
-def restore_plan(face: Face, plan: RestorePlan, *, last: bool = True) -> None:
+def restore_plan(face: Face, plan: RestorePlan, command: str = "") -> None:
     """Blockers first, then the steps in order, the room they need, and what to check afterwards.
 
-    `last`: nothing follows, so say what to do next.
+    `command`: what carries it out; empty when that follows at once.
     """
     for blocker in plan.blockers:
         face.answer(f"BLOCKED: {blocker}")
@@ -927,10 +927,10 @@ def restore_plan(face: Face, plan: RestorePlan, *, last: bool = True) -> None:
     face.answer("afterwards check:")
     for check in plan.checks:
         face.answer(f"      {check.what}: {check.expected}{f' ({check.note})' if check.note else ''}")
-    if last and plan.blockers:
+    if command and plan.blockers:
         face.next_step("remove what blocks, then plan again")
-    elif last:
-        face.next(f"restore {plan.backup_id}", why=f"or by hand: {plan.directory}/README.md")
+    elif command:
+        face.next(command, why=f"or by hand: {plan.directory}/README.md")
 
 
 def restore_script(face: Face, plan: RestorePlan, out: Path | None) -> None:

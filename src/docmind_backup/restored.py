@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from docmind_backup import deep
 from docmind_backup.bringing import RUN_FILES, Damage, entries
 from docmind_backup.copying import BUFFER, Copier
 from docmind_backup.core import docmind
@@ -24,11 +25,13 @@ from docmind_backup.core.model import (
     LinkEntry,
     OnEvent,
     Part,
+    Reason,
     Record,
     RunStarted,
 )
 from docmind_backup.crew import LIGHT, Crew, Teller
-from docmind_backup.errors import Stopped
+from docmind_backup.errors import DamageFound, NoSpace, Stopped
+from docmind_backup.scratch import NoScratch
 
 BULK = (Part.UPLOADS, Part.ARTIFACTS, Part.LOGS)
 """What may be large: of it only the metadata is looked at when it is not to be read again."""
@@ -170,6 +173,44 @@ def integrity_problem(path: Path) -> str:
     except sqlite3.Error as error:
         return str(error)
     return "" if answer == "ok" else str(answer)
+
+
+def check_rows(record: Record, pieces: Iterable[Piece]) -> Iterator[Checked]:
+    """DuckDB reads its files, and the points of an embedded Qdrant are counted; nothing is written beside them."""
+    for piece in pieces:
+        if piece.kind is Kind.DUCKDB:
+            yield opened(piece, record)
+        elif piece.kind is Kind.EMBEDDED:
+            yield from _embedded_points(piece, record)
+
+
+def opened(piece: Piece, record: Record) -> Checked:
+    """What DuckDB finds where the file lies now; where it cannot be asked, the file was held to its sum."""
+    what = f"{piece.stored} (DuckDB)"
+    try:
+        found = deep.read_duckdb(Path(piece.live))
+    except DamageFound as error:
+        known = any(o.part is piece.part and o.reason is Reason.DAMAGED for o in record.omissions)
+        return Checked(what, f"{error}{'; it was so when the backup was made' if known else ''}", right=known)
+    except (deep.CannotProve, NoScratch, NoSpace) as error:
+        return Checked(what, f"held to its sha256, not opened: {error}")
+    rows, tables = sum(found.rows.values()), len(found.rows)
+    return Checked(
+        what, f"opened, {rows:,} row{'' if rows == 1 else 's'} in {tables} table{'' if tables == 1 else 's'}"
+    )
+
+
+def _embedded_points(piece: Piece, record: Record) -> Iterator[Checked]:
+    """Counted without unpickling one; as recorded, or between the counts before and after it was saved."""
+    for taken in record.qdrant.collections if record.qdrant and record.qdrant.embedded else ():
+        try:
+            path = Path(f"{piece.live}{taken.path.removeprefix(piece.stored)}").absolute().as_uri()
+            with closing(sqlite3.connect(f"{path}?mode=ro&immutable=1", uri=True)) as db:
+                (count,) = db.execute("SELECT COUNT(*) FROM points").fetchone()
+        except sqlite3.Error as error:
+            yield Checked(f"points in {taken.name}", str(error), right=False)
+            continue
+        yield Checked(f"points in {taken.name}", f"{count:,}", taken.points_min <= count <= taken.points_max)
 
 
 def _text_is(path: Path, expected: str, what: str) -> Iterator[Checked]:

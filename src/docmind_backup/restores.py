@@ -22,7 +22,7 @@ from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, 
 from docmind_backup.core.planner import folder_name
 from docmind_backup.core.proof import Proof, unknown_to_engine
 from docmind_backup.core.restore import NO_PLACE, Action, Place, RestorePlan, Target, placed, plan_restore
-from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, read_selection
+from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, partial, read_selection
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
@@ -95,7 +95,8 @@ def plan(job: Job, text: str, wanted: Selection | None = None, *, fingerprints: 
     """What a restore of the backup to this environment would do; nothing is touched."""
     wanted = wanted or Selection()
     opened = open_backup(job.look, text)
-    opened = opened.narrowed(narrow(opened.backup.record, wanted))
+    whole = opened.backup.record
+    opened = opened.narrowed(narrow(whole, wanted))
     backup = opened.backup
     if wanted.skip_damaged:
         backup = replace(backup, seal=None)
@@ -108,6 +109,7 @@ def plan(job: Job, text: str, wanted: Selection | None = None, *, fingerprints: 
     decided = plan_restore(backup, target, write_env=write_env)
     if opened.foreign:
         decided = _doubted(decided, opened, opened.foreign, skip_damaged=wanted.skip_damaged)
+    decided = replace(decided, warnings=(*partial(whole, opened.backup.record, wanted), *decided.warnings))
     env = () if write_env else tuple(_env(backup, target))
     return PlannedRestore(replace(opened, backup=backup), wanted, decided, target, env)
 
@@ -180,9 +182,8 @@ def read_plan(path: Path) -> tuple[str, Selection, dict[str, Any]]:
         data = json.loads(read_limited(path))
         return str(data["directory"]), read_selection(data["selection"]), data
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not a plan: {error}", hint="`docmind-backup restore-plan --out FILE` writes one"
-        ) from error
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not a plan"
+        raise UsageError(f"{path} {why}", hint="`docmind-backup restore-plan --out FILE` writes one") from error
 
 
 def write_plan(path: Path, document: dict[str, Any]) -> None:
@@ -211,8 +212,23 @@ def refuse_outdated(planned: dict[str, Any], now: dict[str, Any]) -> None:
 # -- carry out ---------------------------------------------------------------------------------------------
 
 
-def refuse_blocked(planned: PlannedRestore) -> None:
-    """A BackupError with the exit code of what stands in the way; nothing was written."""
+def refuse(job: Job, planned: PlannedRestore) -> None:
+    """A BackupError with the exit code of what stands in the way, as far as it shows before anything is written."""
+    _prepared(job, planned)
+
+
+def _prepared(job: Job, planned: PlannedRestore) -> tuple[Path, Journal]:
+    """Where the journal is going to lie, and what will stand in it first."""
+    _refuse_blocked(planned)
+    home = _home(job, planned.wanted)
+    _refuse_folder(job, home, planned)
+    refuse_unfinished(home)
+    journal = _journal(job, planned, home)
+    _refuse_places(job, planned.backup, journal, home)
+    return home, journal
+
+
+def _refuse_blocked(planned: PlannedRestore) -> None:
     decided = planned.plan
     if not decided.blockers:
         return
@@ -227,12 +243,7 @@ def refuse_blocked(planned: PlannedRestore) -> None:
 
 def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) -> Restored:
     """Carry out the plan. Raises a BackupError when the target is as it was before."""
-    refuse_blocked(planned)
-    home = _home(job, planned.wanted)
-    _refuse_folder(home, planned.wanted)
-    refuse_unfinished(home)
-    journal = _journal(job, planned, home)
-    _refuse_places(job, planned.backup, journal, home)
+    home, journal = _prepared(job, planned)
     folder = RestoreFolder(home)
     with _ours(job, folder, planned.backup.directory):
         refuse_unfinished(home)
@@ -242,7 +253,7 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)
         checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, planned))
+    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
     return Restored(restoration.journal, checks, planned, restoration.left_behind())
 
 
@@ -253,17 +264,13 @@ def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ..
     return check_belonging(record, job.environment, job.server, on_event)
 
 
-def _of_another_tool(job: Job, planned: PlannedRestore) -> Iterator[Checked]:
+def _of_another_tool(job: Job, journal: Journal, record: Record) -> Iterator[Checked]:
     """What was left out, and how many points came where nobody had counted them."""
-    if planned.opened.foreign is None:
+    if not journal.inventory:
         return
-    for words in planned.opened.wrong:
-        what, _, why = words.partition(": ")
-        yield Checked(what, f"{why} in the backup", right=False)
-    for source, place in placed(planned.backup.record, planned.target):
-        if place is None:
-            yield Checked(source.stored, NO_PLACE, right=False)
-    qdrant, server = planned.backup.record.qdrant, job.server
+    for what, why in journal.stays_out:
+        yield Checked(what, why, right=False)
+    qdrant, server = record.qdrant, job.server
     if qdrant is None or server is None or isinstance(server, QdrantError):
         return
     for taken in qdrant.collections:
@@ -271,19 +278,38 @@ def _of_another_tool(job: Job, planned: PlannedRestore) -> Iterator[Checked]:
             yield Checked(f"points in {taken.name}", f"{server.describe(taken.name).points:,}; nobody had counted them")
 
 
+def _stays_out(planned: PlannedRestore) -> Iterator[tuple[str, str]]:
+    """Of another tool's backup: what is damaged or gone, and what has no place here."""
+    if planned.opened.foreign is None:
+        return
+    for words in planned.opened.wrong:
+        what, _, why = words.partition(": ")
+        yield what, f"{why} in the backup"
+    for source, place in placed(planned.backup.record, planned.target):
+        if place is None:
+            yield source.stored, NO_PLACE
+
+
 def _home(job: Job, wanted: Selection) -> Path:
     """Where the journal lies."""
     return Path(wanted.to) if wanted.to else Path(os.path.realpath(job.environment.data_dir))
 
 
-def _refuse_folder(home: Path, wanted: Selection) -> None:
-    """A folder beside has to be new or empty."""
-    if not wanted.to:
+def _refuse_folder(job: Job, home: Path, planned: PlannedRestore) -> None:
+    """A folder beside has to be new or empty, and in nothing that lives or is kept."""
+    if not planned.wanted.to:
         return
-    if home == Path("/") or home.is_symlink() or (home.exists() and not home.is_dir()):
-        raise UsageError(f"{home} is the root, a link or a file", hint="give --to a new folder")
+    e, hint = job.environment, "give --to a new folder"
+    if home == Path("/"):
+        raise UsageError("/ is the root of the file system", hint=hint)
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise UsageError(f"{home} is a {'link' if home.is_symlink() else 'file'}", hint=hint)
     if home.is_dir() and any(name != FOLDER for name in os.listdir(home)):
-        raise UsageError(f"{home} is not empty, and nothing in it is known", hint="give --to a new folder")
+        raise UsageError(f"{home} is not empty, and nothing in it is known", hint=hint)
+    real = Path(os.path.realpath(home))
+    for path in (e.data_dir, e.artifacts, e.cache_db.parent, job.catalog.root, planned.backup.directory):
+        if real.is_relative_to(os.path.realpath(path)):
+            raise UsageError(f"{home} lies in {path}, which is in use itself", hint=hint)
 
 
 @contextmanager
@@ -364,6 +390,7 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         pieces=pieces,
         folders=tuple(dict.fromkeys((str(home / FOLDER / run), *(piece.folder for piece in pieces)))),
         made=tuple(_missing(pieces, home)),
+        stays_out=tuple(_stays_out(planned)),
         skip_damaged=planned.wanted.skip_damaged,
         read_back=planned.wanted.read_back,
         aside=bool(planned.wanted.to),
@@ -486,7 +513,7 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
                 checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event))
+    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
     return Restored(restoration.journal, checks, left=restoration.left_behind())
 
 

@@ -32,7 +32,7 @@ from docmind_backup.errors import BackupError, DamageFound, NoSpace
 from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
 from docmind_backup.opening import Papers
-from docmind_backup.restored import check_files, check_meaning
+from docmind_backup.restored import check_files, check_meaning, check_rows
 
 Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
 """Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
@@ -66,7 +66,7 @@ class Restoration:
         Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back;
         `papers` puts what has to be known of it into the run's folder.
         """
-        if self.journal.phase is Phase.SWAPPING:
+        with application_kept_out(self._lockable()):
             refuse_used(self._used())
         try:
             with target_errors(self.folder.home):
@@ -145,7 +145,8 @@ class Restoration:
         how = "each read again: sha256, mode and time" if journal.read_back else "mode and time; hashed when copied"
         read = (Checked("files", f"{files:,} as in the backup ({how})"),) if pieces else ()
         asked = (check for one in self._returning for check in one.check())
-        return (*read, *check_meaning(record, pieces, Path(journal.listed_in)), *asked)
+        meaning = check_meaning(record, pieces, Path(journal.listed_in))
+        return (*read, *meaning, *check_rows(record, pieces), *asked)
 
     def _end(self) -> None:
         journal = replace(self.journal, phase=Phase.DONE)

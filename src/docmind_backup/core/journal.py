@@ -194,6 +194,8 @@ class Journal:
     swaps: tuple[Swap, ...] = ()
     left_out: tuple[str, ...] = ()
     """Damaged files that were not brought back."""
+    stays_out: tuple[tuple[str, str], ...] = ()
+    """What of another tool's backup cannot come back, and why: known before anything was copied."""
     skip_damaged: bool = False
     read_back: bool = True
     """Large files are read again from the disk, too, before it is done."""
@@ -245,6 +247,7 @@ def read_journal(raw: bytes) -> Journal:
                 "phase": Phase(data["phase"]),
                 "pieces": tuple(_piece(one) for one in data["pieces"]),
                 "swaps": tuple(Swap(**one) for one in data["swaps"]),
+                "stays_out": tuple((str(what), str(why)) for what, why in data.get("stays_out", ())),
                 **{name: tuple(data[name]) for name in ("folders", "made", "left_out", "collections")},
             }
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -155,7 +156,7 @@ def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> 
     pairs = placed(record, target)
     qdrant = record.qdrant if record.qdrant and not record.qdrant.embedded else None
     steps = (
-        RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(f"docmind-backup verify {record.id}",)),
+        RestoreStep(Action.CHECK, "every file", str(backup.directory), notes=(_verify(backup),)),
         RestoreStep(Action.STOP, "", str(target.environment.project), notes=_to_stop(record.layout)),
         *_aside(pairs, write_env=write_env),
         *_copies(pairs, record, write_env=write_env),
@@ -173,6 +174,11 @@ def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> 
         checks=tuple(_checks(backup, target)),
         target=_fingerprints(pairs, record, target),
     )
+
+
+def _verify(backup: Backup) -> str:
+    """By its folder, which works wherever the command is given."""
+    return shlex.join(("docmind-backup", "verify", str(backup.directory)))
 
 
 def _fingerprints(pairs: Iterable[_Pair], record: Record, target: Target) -> dict[str, str]:
@@ -320,7 +326,7 @@ def _upload_notes(name: str, aliased: str | None, *, exists: bool) -> Iterator[s
 
 def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Iterable[Space]) -> Iterator[str]:
     if backup.damaged:
-        yield f"the last verification found damage in {backup.id}: `docmind-backup verify {backup.id}` names it"
+        yield f"the last verification found damage in {backup.id}: `{_verify(backup)}` names it"
     for one in space:
         if one.needed > one.free:
             yield f"{one.needed:,} bytes are needed at {one.path}, {one.free:,} are free"
@@ -379,7 +385,7 @@ def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterato
     if record.qdrant and record.qdrant.embedded:
         yield "an embedded Qdrant stores pickles: restore it only if you trust where the backup has been"
     if not backup.verified:
-        yield f"never verified on this machine: `docmind-backup verify {backup.id}`"
+        yield f"never verified on this machine: `{_verify(backup)}`"
 
 
 def _alias_warnings(collections: Iterable[CollectionRecord], aliases: Mapping[str, str]) -> Iterator[str]:
@@ -397,7 +403,7 @@ def _checks(backup: Backup, target: Target) -> Iterator[Check]:
     record = backup.record
     yield Check("files", f"{record.totals.files:,}, each with the sha256 of SHA256SUMS")
     active = next((s for s in record.index_snapshots if s["active"]), None)
-    if active:
+    if active and Part.STORAGE in record.included:
         yield Check("data/storage/CURRENT", str(active["name"]))
     if record.scope.deployment_id and Part.IDENTITY in record.included:
         yield Check("data/.deployment-id", record.scope.deployment_id)

@@ -38,6 +38,21 @@ class Selection:
     def wants_env(self) -> bool:
         return self.include_env or Part.ENV in self.only
 
+    def options(self) -> tuple[str, ...]:
+        """The words of a command line that choose the same."""
+        switches = {
+            "--include-env": self.include_env,
+            "--force": self.force,
+            "--skip-damaged": self.skip_damaged,
+            "--no-read-back": not self.read_back,
+        }
+        return (
+            *(("--only", ",".join(sorted(self.only))) if self.only else ()),
+            *(word for name in self.collections for word in ("--collection", name)),
+            *(("--to", self.to) if self.to else ()),
+            *(switch for switch, given in switches.items() if given),
+        )
+
     def document(self) -> dict[str, Any]:
         """For a plan in a file; `read_selection` reads it."""
         return {
@@ -106,6 +121,25 @@ def _totals(sources: Iterable[SourceRecord], qdrant: QdrantRecord | None) -> Tot
     if qdrant is None or qdrant.embedded:
         return files
     return files + Totals(files=len(qdrant.collections), bytes=sum(taken.size for taken in qdrant.collections))
+
+
+TOGETHER = (Part.STORAGE, Part.IDENTITY, Part.UPLOADS, Part.ARTIFACTS, Part.QDRANT)
+"""What DocMind makes of one moment: its index refers to all of it."""
+
+
+def partial(whole: Record, narrowed: Record, wanted: Selection) -> Iterator[str]:
+    """What a choice leaves behind that belongs to what it takes, in a sentence."""
+    collections = narrowed.qdrant.collections if narrowed.qdrant else ()
+    if wanted.to:
+        if whole.qdrant and not whole.qdrant.embedded and whole.qdrant.collections and not wanted.only:
+            yield f"--to takes files: collections stay out ({len(whole.qdrant.collections)} in the backup)"
+        return
+    comes = {part for part in TOGETHER if part in narrowed.included}
+    stays = [str(part) for part in TOGETHER if part in whole.included and part not in comes]
+    if Part.QDRANT in comes and whole.qdrant and len(collections) < len(whole.qdrant.collections):
+        stays.append("other collections")
+    if comes and stays:
+        yield f"only a part of what belongs together comes back; as they are now stay: {', '.join(stays)}"
 
 
 # -- single files --------------------------------------------------------------------------------------

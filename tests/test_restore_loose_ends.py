@@ -1,0 +1,282 @@
+"""What a restore says and refuses beyond the main road: engines afterwards, choices repeated, places not touched."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+import pytest
+from tests.catalogs import held_by_another
+from tests.conftest import Cli, Result
+from tests.environments import build_v2
+from tests.killing import Tree, look
+
+from docmind_backup import deep, restored, restoring
+from docmind_backup.cli import main
+from docmind_backup.sample import build_sample
+
+CONTAINERS = ("data", "cache", "cache/ingestion", "data/analytics", "logs")
+Restore = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`docmind`, a v2 environment, and `backups`; made once, without a server."""
+    top = tmp_path_factory.mktemp("template")
+    env = build_v2(top / "docmind")
+    with duckdb.connect(str(env.cache_db)) as database:
+        database.execute("INSERT INTO keyvalue VALUES ('late', 'c', '1')")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("DOCMIND_", "QDRANT_"))]:
+            patch.delenv(name)
+        create = ["create", "-C", str(env.project), "--dest", str(top / "backups"), "--no-qdrant-snapshot", "-q"]
+        assert main(create) == 0
+    return top
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    for name in ("docmind", "backups"):
+        shutil.copytree(template / name, tmp_path / name, symlinks=True)
+    return tmp_path / "docmind"
+
+
+@pytest.fixture
+def run(project: Path, tmp_path: Path, cli: Cli) -> Restore:
+    return lambda *words: cli(*words, "-C", project, "--dest", tmp_path / "backups")
+
+
+def found(done: Result) -> dict[str, tuple[str, bool]]:
+    return {check["what"]: (check["found"], check["right"]) for check in done.json()["checks"]}
+
+
+CACHE = "cache/docmind.duckdb (DuckDB)"
+
+
+# -- engines, afterwards -------------------------------------------------------------------------
+
+
+def test_the_cache_is_read_by_duckdb_where_it_lies_and_nothing_of_it_changes(
+    run: Restore, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = project / "cache" / "ingestion", list[tuple[Tree, Tree]]()
+    really = restored.opened
+
+    def watched(*args: object) -> object:
+        before = look(folder)
+        answer = really(*args)  # type: ignore[arg-type]
+        seen.append((before, look(folder)))
+        return answer
+
+    monkeypatch.setattr(restored, "opened", watched)
+
+    done = run("restore", "latest", "--only", "cache", "--yes", "--json")
+
+    assert (done.code, found(done)[CACHE]) == (0, ("opened, 13 rows in 1 table", True)), done.err
+    assert [list(before) for before, _ in seen] == [["docmind.duckdb"]]
+    assert [before == after for before, after in seen] == [True]
+
+
+def test_a_log_beside_the_cache_is_read_too_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "docmind.duckdb"
+    with duckdb.connect(str(path)) as database:
+        database.execute("PRAGMA disable_checkpoint_on_shutdown")
+        database.execute("CREATE TABLE t AS SELECT range FROM range(7)")
+    before = look(tmp_path)
+    assert set(before) == {"docmind.duckdb", "docmind.duckdb.wal"}
+
+    rows = deep.read_duckdb(path).rows
+
+    assert rows == {"t": 7}
+    assert look(tmp_path) == before
+
+
+def test_where_duckdb_is_not_installed_the_checks_say_so(run: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep, "missing", lambda package: f"{package} is not installed")
+
+    done = run("restore", "latest", "--only", "cache", "--yes", "--json")
+
+    assert (done.code, found(done)[CACHE]) == (0, ("held to its sha256, not opened: duckdb is not installed", True))
+
+
+def test_a_cache_that_duckdb_cannot_read_is_named(cli: Cli, tmp_path: Path) -> None:
+    """It was so when it was saved: no sum says anything of it."""
+    env = build_v2(tmp_path / "docmind")
+    env.cache_db.write_bytes(env.cache_db.read_bytes()[:8192] + bytes(40_000))
+    where = ("-C", env.project, "--dest", tmp_path / "backups")
+    assert cli("create", *where, "--no-qdrant-snapshot", "-q").code in (0, 3)
+
+    done = cli("restore", "latest", *where, "--only", "cache", "--yes", "--json")
+
+    words, right = found(done)[CACHE]
+    assert "the engine cannot read it" in words or "crashed" in words
+    assert (done.code == 3) == (not right)
+    assert right == ("it was so when the backup was made" in words)
+
+
+def test_points_of_an_embedded_qdrant_are_counted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = build_sample(tmp_path / "docmind", documents=3)
+    where = ("-C", sample.project, "--dest", tmp_path / "backups", "--qdrant-path", sample.qdrant_path)
+    assert cli("create", *where, "-q").code == 0
+    restore = ("restore", "latest", *where, "--only", "qdrant", "--yes", "--json")
+
+    done = cli(*restore)
+
+    counts = [check for what, check in found(done).items() if what.startswith("points in ")]
+    assert done.code == 0, done.err
+    assert len(counts) == 2
+    assert all(right and words.isdigit() for words, right in counts)
+
+    def lose_one(*args: object) -> object:
+        store = next((sample.qdrant_path or Path()).glob("collection/docmind_docs*/storage.sqlite"))
+        with closing(sqlite3.connect(store)) as database, database:
+            database.execute("DELETE FROM points WHERE rowid = (SELECT min(rowid) FROM points)")
+        return really(*args)  # type: ignore[arg-type]
+
+    really = restoring.check_rows
+    monkeypatch.setattr(restoring, "check_rows", lose_one)
+
+    done = cli(*restore)
+
+    assert done.code == 3
+    assert [right for what, (_, right) in found(done).items() if what.startswith("points in ")].count(False) == 1
+
+
+# -- what to do next -----------------------------------------------------------------------------
+
+CHOICES = [
+    ("--only", "uploads,chat"),
+    ("--only", "cache", "--skip-damaged", "--no-read-back"),
+    ("--include-env", "--force"),
+    ("--to", "/tmp/docmind-backup-beside it"),
+    ("--qdrant-path", "/nowhere/embedded"),
+]
+
+
+@pytest.mark.parametrize("words", CHOICES, ids=" ".join)
+@pytest.mark.parametrize("command", [("restore-plan", "latest"), ("restore", "latest", "-n")], ids=" ".join)
+def test_the_command_to_give_now_chooses_what_was_shown(
+    run: Restore, project: Path, words: tuple[str, ...], command: tuple[str, ...]
+) -> None:
+    done = run(*command, *words)
+
+    (line,) = [line for line in done.err.splitlines() if line.startswith("next: ")]
+    proposed = shlex.split(line.removeprefix("next: "), comments=True)
+    assert done.code == 0, done.err
+    assert proposed[:2] == ["docmind-backup", "restore"]
+    assert {"-C", str(project), "--dest"} < set(proposed)
+    for word in words:
+        assert set(word.split(",")) & {part for one in proposed for part in one.split(",")}, (word, proposed)
+
+
+def test_a_plan_in_a_file_is_what_to_carry_out(run: Restore, tmp_path: Path) -> None:
+    done = run("restore-plan", "latest", "--only", "chat", "--out", tmp_path / "plan.json")
+
+    assert f"next: docmind-backup restore --plan {tmp_path}/plan.json -C" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--plan", "FILE", "--only", "chat"), "--only cannot be given with --plan"),
+        (("--plan", "FILE", "--to", "/nowhere"), "--to cannot be given with --plan"),
+        (("--resume", "--only", "chat"), "--only cannot be given with --resume"),
+        (("--rollback", "--skip-damaged"), "--skip-damaged cannot be given with --rollback"),
+        (("--discard-rollback", "--include-env"), "--include-env cannot be given with --discard-rollback"),
+        (("latest", "chat.db", "--to", "/nowhere", "--only", "chat"), "--only cannot be given with FILE"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_a_choice_that_would_be_passed_over_is_refused(
+    run: Restore, tmp_path: Path, words: tuple[str, ...], named: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    assert run("restore-plan", "latest", "--out", plan, "-q").code == 0
+
+    done = run("restore", *[str(plan) if word == "FILE" else word for word in words], "--yes")
+
+    assert done.code == 2
+    assert named in done.err
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def test_the_plan_names_what_belongs_to_a_part_and_stays_as_it_is(run: Restore) -> None:
+    whole = run("restore-plan", "latest", "--json").json()
+    part = run("restore-plan", "latest", "--only", "uploads,chat", "--json").json()
+    apart = run("restore-plan", "latest", "--only", "chat", "--json").json()
+
+    stay = "only a part of what belongs together comes back; as they are now stay: storage, identity, artifacts"
+    assert [stay in shown["warnings"] for shown in (whole, part, apart)] == [False, True, False]
+    current = [[c["what"] for c in shown["checks"] if c["what"].endswith("CURRENT")] for shown in (whole, part, apart)]
+    assert current == [["data/storage/CURRENT"], [], []]
+
+
+# -- places --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["data/uploads/beside", "data/backups/beside", "cache/ingestion/beside"])
+def test_a_folder_beside_lies_in_nothing_that_is_in_use(run: Restore, project: Path, where: str) -> None:
+    before = look(project, containers=CONTAINERS)
+
+    done = run("restore", "latest", "--to", project / where, "--yes")
+
+    assert done.code == 2
+    assert "which is in use itself" in done.err
+    assert look(project, containers=CONTAINERS) == before
+
+
+def test_a_folder_beside_that_is_the_root_or_a_link_is_named_so(run: Restore, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "somewhere")
+
+    assert "/ is the root of the file system" in run("restore", "latest", "--to", "/", "--yes").err
+    assert "link is a link" in run("restore", "latest", "--to", tmp_path / "link", "--yes").err
+
+
+def test_a_dry_run_refuses_what_the_restore_would(run: Restore, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+
+    done = run("restore", "latest", "--to", tmp_path / "full", "-n")
+
+    assert done.code == 2
+    assert "is not empty" in done.err
+
+
+def test_an_environment_in_use_is_refused_before_anything_is_staged(run: Restore, project: Path) -> None:
+    with held_by_another(project / "data" / "storage" / ".lock"):
+        done = run("restore", "latest", "--yes")
+
+    assert done.code == 11
+    assert "in use" in done.err
+    assert "ok, " not in done.err, "something was staged"
+    assert not (project / "data" / ".docmind-restore").exists()
+
+
+def test_a_plan_that_is_none_and_one_that_is_not_there(run: Restore, tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("{}")
+
+    assert f"{tmp_path}/none is not a plan\n" in run("restore", "--plan", tmp_path / "none", "--yes").err
+    gone = run("restore", "--plan", tmp_path / "gone", "--yes")
+    assert (gone.code, "cannot be read: No such file or directory" in gone.err) == (2, True)
+
+
+def test_the_verification_that_is_proposed_finds_the_backup_from_anywhere(
+    run: Restore, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "other root"
+    shutil.move(tmp_path / "backups", moved)
+    monkeypatch.chdir(tmp_path)
+    (backup,) = moved.glob("backup_*")
+    shown = run("restore-plan", backup, "--json").json()
+
+    (words,) = [warning for warning in shown["warnings"] if warning.startswith("never verified")]
+
+    assert cli(*shlex.split(words.split("`")[1])[1:]).code == 0
