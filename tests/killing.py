@@ -215,6 +215,10 @@ if __name__ == "__main__":
     import docmind_backup.render_restore
     import docmind_backup.restores
     import docmind_backup.settings  # noqa: F401
+    from docmind_backup import restored
+    from docmind_backup.core.journal import Checked
+
+    restored.opened = lambda piece, _: Checked(piece.stored, "not opened")  # a process of its own each time
 
     for case in sweep(Copies(*map(Path, sys.argv[1:4])), sys.argv[4]):
         print(json.dumps(case), flush=True)
