@@ -48,7 +48,7 @@ ALLOWED = {
     # the face
     "cli": "__init__ core errors compose demo documents looking opening operations picking rehearsal render"
     " render_restore"
-    " restores rounds scripting verify",
+    " restores rounds scripting surroundings verify",
     "render": "core catalog ledger leftovers operations",
     "render_restore": "core picking render restores",
     "documents": "core catalog ledger leftovers operations picking restores",
@@ -115,6 +115,7 @@ ALLOWED = {
     "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "starting": "",
+    "surroundings": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
     # pure
