@@ -55,7 +55,7 @@ ALLOWED = {
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
-    "settings": "core errors",
+    "settings": "core errors pinpoint",
     "whereabouts": "",
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan scratch_collections",
@@ -115,6 +115,7 @@ ALLOWED = {
     "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "starting": "",
+    "pinpoint": "",
     "surroundings": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
