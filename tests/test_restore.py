@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -228,6 +229,29 @@ def test_a_rollback_keeps_what_was_written_after_the_restore(place: Place) -> No
     (kept,) = (place.project / RESTORE_FOLDER).glob("rollback-*")
     assert (kept / "new/data-uploads/uploads/after.pdf").read_bytes() == b"%PDF after"
     assert (kept / "new/data-chat.db/chat.db-wal").read_bytes() == b"of the restored one"
+
+
+SHM = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only")
+def test_what_lies_on_another_file_system_is_copied_there_and_swapped_there(place: Place) -> None:
+    """A rename does not cross: staged, hashed and kept where it is going to live."""
+    with TemporaryDirectory(dir=SHM) as elsewhere:
+        cache = Path(elsewhere, "ingestion", "docmind.duckdb")
+        cache.parent.mkdir()
+        cache.write_bytes(b"what was there")
+        with (place.project / ".env").open("a") as env:
+            env.write(f"DOCMIND_CACHE__DIR={elsewhere}\n")
+        before = place.look()
+
+        assert place.restore("latest", "--yes", "--only", "cache").code == 0
+        assert rows(cache) == rows(place.backup / "cache" / "docmind.duckdb")
+        assert place.restore("--rollback").code == 0
+        assert cache.read_bytes() == b"what was there"
+        assert place.restore("--discard-rollback", "--yes").code == 0
+        assert [path.name for path in Path(elsewhere).rglob("*")] == ["ingestion", "docmind.duckdb"]
+        assert place.look() == before
 
 
 # -- a plan in a file ----------------------------------------------------------------------------------
