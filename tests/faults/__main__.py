@@ -35,6 +35,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=60, help="calls for each command (60); 0: every one")
     parser.add_argument("--cases", type=int, default=2000, help="tampered records, inventories and manifests (2000)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only the mutations with this in their name")
     parser.add_argument("--without-flush", action="store_true", help="break the tool: the power cuts must find it")
     return parser.parse_args()
 
@@ -51,7 +52,7 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
     if "fuzz" in kinds:
         yield _fuzzed(given, folder)
     if "mutations" in kinds:
-        yield _mutated(folder)
+        yield mutations.report(folder, given.match)
 
 
 def _power(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
@@ -99,15 +100,6 @@ def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
         halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
         broken = _told(finding for half in halves for finding in half.result())
     print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
-    return broken
-
-
-def _mutated(folder: Path) -> int:
-    broken = 0
-    for mutation in mutations.MUTATIONS:
-        seen = not _told(mutations.tried(mutation, folder))
-        print(f"mutation {'seen  ' if seen else 'UNSEEN'} {mutation.invariant:2} {mutation.name}", flush=True)
-        broken += not seen
     return broken
 
 
