@@ -627,6 +627,7 @@ def test_a_backup_has_its_name_last(before: Before, cli: Cli, env: DocMindV2, mo
 
     def flushed(flusher: durable.Flusher, below: Path) -> None:
         before.has_no_new_name()
+        assert (below / "backup.json").exists()
         flush(flusher, below)
         moments.append("flushed")
 
