@@ -43,8 +43,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--points", type=int, help="calls for each command (60); 0: every one (full)")
     parser.add_argument("--cases", type=int, help="tampered records, inventories and manifests (2000; full: 100000)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only the mutations with this in their name")
     parser.add_argument(
-        "--list", action="store_true", help="the mutations, as docs/reliability.md has them; runs nothing"
+        "--list", action="store_true", help="show the mutations as docs/reliability.md has them; no more"
     )
     parser.add_argument("--without-flush", action="store_true", help="break the tool: the power cuts must find it")
     given = parser.parse_args()
@@ -72,7 +73,7 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
     if "fuzz" in kinds:
         yield _fuzzed(given, folder)
     if "mutations" in kinds:
-        yield _mutated(mutations.MUTATIONS if given.full or given.kinds else mutations.one_each(), folder)
+        yield mutations.report(folder, given.match, few=not (given.full or given.kinds))
 
 
 def _power(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
@@ -120,15 +121,6 @@ def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
         halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
         broken = _told(finding for half in halves for finding in half.result())
     print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
-    return broken
-
-
-def _mutated(chosen: Iterable[mutations.Mutation], folder: Path) -> int:
-    broken = 0
-    for mutation in chosen:
-        seen = not _told(mutations.tried(mutation, folder))
-        print(f"mutation {'seen  ' if seen else 'UNSEEN'} {mutation.invariant:2} {mutation.name}", flush=True)
-        broken += not seen
     return broken
 
 
