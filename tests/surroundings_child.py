@@ -70,8 +70,8 @@ def tried(case: int, ways: Sequence[str], arguments: Sequence[str]) -> int:
         console()
     except SystemExit as done:
         os._exit(_ended(done.code))
-    except BaseException:  # as the interpreter would
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # as the interpreter would
+        sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
 
 
