@@ -81,10 +81,10 @@ def mutations(match: str = "") -> tuple[Mutation, ...]:
 
 
 def listed() -> str:
-    """The table of docs/reliability.md."""
+    """The table of docs/reliability.md, by invariant."""
     rows = [
         f"| {m.invariant} | {m.name} | `{m.module}` | {', '.join(f'`{test}`' for test in m.tests)} |"
-        for m in mutations()
+        for m in sorted(mutations(), key=lambda mutation: mutation.invariant)
     ]
     return "\n".join(["| invariant | what is broken | in | seen by |", "|---|---|---|---|", *rows])
 

@@ -65,7 +65,8 @@ def _rows(path: Path) -> Iterator[Row]:
     for name, table in tables.items():
         if problem := _problem(path, name, table):
             raise ValueError(f"{path.name}: [{name}] {problem}")
-        yield Row(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        yield Row(name, **values)
 
 
 def _problem(path: Path, name: str, table: Any) -> str:
