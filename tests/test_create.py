@@ -310,6 +310,14 @@ def test_the_destination_may_not_lie_inside_a_source(cli: Cli, env: DocMindV2) -
     assert not (env.uploads / "backups").exists()
 
 
+def test_a_source_may_not_lie_inside_the_destination(cli: Cli, env: DocMindV2) -> None:
+    made = cli("create", "-C", env.project, "--dest", env.project)
+
+    assert made.code == 2
+    assert "lie inside each other" in made.err
+    assert not list(env.project.glob("*backup_*"))
+
+
 def test_a_dry_run_writes_nothing(cli: Cli, env: DocMindV2) -> None:
     made = cli("create", "-C", env.project, "--dry-run", "--json")
 

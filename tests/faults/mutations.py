@@ -25,8 +25,8 @@ LIST = Path(__file__).with_suffix(".toml")
 AT_ONCE = 2
 FEW = 8
 """Tests that one process is through with before others have started."""
-LIMIT_S = 300
-"""What a broken tool makes its tests wait for at most."""
+LIMIT_S, WHOLE_S = 300, 3600
+"""What a broken tool makes its tests wait for at most, and how long all tests together may take as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ def tried(chosen: Sequence[Mutation], folder: Path, root: Path = ROOT) -> Iterat
     sound = folder / "sound"
     shutil.copytree(root / "src", sound)
     tests = {test for mutation in chosen for test in mutation.tests}
-    green = _pytest(root, sound, tests, "-n", str(AT_ONCE if len(tests) > FEW else 0))
+    flags = ("-n", str(AT_ONCE if len(tests) > FEW else 0))
+    green = _pytest(root, sound, tests, *flags, limit_s=WHOLE_S)
     if green.code not in (0, 1):
         yield from (Outcome(mutation, problem=f"as it is: {green}") for mutation in chosen)
         return
@@ -164,14 +165,13 @@ class _Ran:
 
     def __str__(self) -> str:
         lines = [line for line in self.said.splitlines() if line.strip()]
-        words = {-9: f"did not end within {LIMIT_S} s", 5: "no test ran"}.get(
-            self.code, f"pytest ended with {self.code}"
-        )
+        words = {-9: "it did not end", 5: "no test ran"}.get(self.code, f"pytest ended with {self.code}")
         return f"{words}: {' | '.join(lines[-3:])}"
 
 
-def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str) -> _Ran:
+def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str, limit_s: float = LIMIT_S) -> _Ran:
     """Run them against the package in `source`; ended with all that they started when they take too long."""
+    scratch = source.with_name(f"{source.name}-tests")
     command = [
         sys.executable,
         "-m",
@@ -179,6 +179,7 @@ def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str) -> _Ran
         "-q",
         "-ra",
         "--tb=no",
+        f"--basetemp={scratch}",
         *flags,
         *(f"tests/{test}" for test in sorted(tests)),
     ]
@@ -187,8 +188,9 @@ def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str) -> _Ran
         command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as running:
         try:
-            said = running.communicate(timeout=LIMIT_S)[0]
+            said = running.communicate(timeout=limit_s)[0]
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)
             said = running.communicate()[0]
+    shutil.rmtree(scratch, ignore_errors=True)
     return _Ran(running.returncode, said)
