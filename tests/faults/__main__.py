@@ -63,7 +63,7 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
     if "catalogue" in kinds:
         if given.full:
             os.environ["DOCMIND_TEST_SWEEPS"] = "full"
-        yield proving.prove([word for word in given.rows.split(",") if word])
+        yield proving.prove(folder, [word for word in given.rows.split(",") if word])
     if "power" in kinds:
         yield from _power(given, trials, folder)
     for kind, faults in (("kill", [strace.KILL]), ("errors", [*strace.ERRORS])):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 import pytest
 from rich.box import SIMPLE_HEAD
@@ -58,13 +60,13 @@ class Tried:
         return Came.PASSED if self.passed else Came.SKIPPED
 
 
-def prove(letters: Collection[str] = ()) -> int:
-    """Run what the rows name, those of `letters` (A, C3) only where any are given; how many rows failed."""
+def prove(folder: Path, letters: Collection[str] = ()) -> int:
+    """Run what the rows name, in `folder`; of `letters` (A, C3) only, where any are given. How many rows failed."""
     chosen = [row for row in read() if not letters or row.id in letters or row.id[0] in letters]
     absent = unknown(chosen)
     began = time.monotonic()
     named = {test for row in chosen for test in row.tests} - absent.keys()
-    outcomes = _run(smallest(named)) if named else {}
+    outcomes = _run(smallest(named), folder / "pytest") if named else {}
     tried = [judged(row, outcomes, absent) for row in chosen]
     _show(tried, len(outcomes), time.monotonic() - began)
     return sum(one.came is Came.FAILED for one in tried)
@@ -122,12 +124,13 @@ def _reason(report: pytest.TestReport) -> str:
     return said.removeprefix("Skipped: ")
 
 
-def _run(names: Sequence[str]) -> Outcomes:
-    """What pytest has to say goes to stderr."""
+def _run(names: Sequence[str], place: Path) -> Outcomes:
+    """What pytest has to say goes to stderr. `rm` knows folders deeper than Python can recurse."""
     heard = _Heard()
-    arguments = ["-q", "-n", str(PROCESSES), "--rootdir", str(TESTS.parent), *(str(TESTS / name) for name in names)]
+    options = ["-q", "-n", str(PROCESSES), "--rootdir", str(TESTS.parent), "--basetemp", str(place)]
     with redirect_stdout(sys.stderr):
-        pytest.main(arguments, plugins=[heard])
+        pytest.main([*options, *(str(TESTS / name) for name in names)], plugins=[heard])
+    subprocess.run(["rm", "-rf", place], check=False)
     return heard.outcomes
 
 

@@ -1,7 +1,7 @@
-"""Backups of every format that was ever released, as they were written then: this version lists and restores them.
+"""Versions that meet: what an earlier one saved of a server comes back to one, what a later one wrote is refused.
 
-`tests/golden/catalog-format1.tar.xz` holds the root of an environment /srv/docmind with two backups. Archives of this
-kind are never written anew; a new format gets one of its own.
+`tests/golden/server-format1.tar.xz` holds two backups of an environment /srv/docmind with its collections, as the first
+version that had format 1 wrote them. Never written again; a new format gets an archive of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tests.standin import StandIn
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import FileEntry, LinkEntry
 
-ARCHIVES = sorted((Path(__file__).parent / "golden").glob("catalog-format*.tar.xz"))
+ARCHIVES = sorted((Path(__file__).parent / "golden").glob("server-format*.tar.xz"))
 
 
 def test_every_format_has_an_archive() -> None:
-    assert [path.name for path in ARCHIVES] == [f"catalog-format{number + 1}.tar.xz" for number in range(fmt.FORMAT)]
+    assert [path.name for path in ARCHIVES] == [f"server-format{number + 1}.tar.xz" for number in range(fmt.FORMAT)]
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name)
