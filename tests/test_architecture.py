@@ -47,7 +47,7 @@ ALLOWED = {
     "__main__": "cli",
     # the face
     "cli": "__init__ core errors cli_help cli_restore cli_shared compose demo documents looking operations rehearsal"
-    " render rounds verify",
+    " render rounds surroundings verify",
     "cli_help": "",
     "cli_restore": "core errors cli_help cli_shared documents opening operations picking render render_restore restores"
     " scripting",
@@ -58,7 +58,7 @@ ALLOWED = {
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings whereabouts",
-    "settings": "core errors",
+    "settings": "core errors pinpoint",
     "whereabouts": "",
     # what the tool does
     "operations": "core errors catalog events executor journal ledger leftovers looking scan scratch_collections",
@@ -118,6 +118,8 @@ ALLOWED = {
     "proving": "core errors catalog deep scratch",
     "snapshot_tar": "",
     "starting": "",
+    "pinpoint": "",
+    "surroundings": "",
     "staging": "core copying readlock sharing",
     "uploads": "core errors",
     # pure

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import resource
+import signal
 import socket
 import stat
 import tempfile
@@ -411,6 +413,34 @@ def exchanged(path: Path) -> None:
 
 
 CHANGES = [rewritten, appended, truncated]
+
+
+@pytest.fixture
+def leased(tmp_path: Path) -> Iterator[Path]:
+    """A file that the kernel lets nobody open for writing."""
+    path = tmp_path / "file"
+    path.write_bytes(b"read me")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            pytest.skip(f"no leases on this file system: {error.strerror}")
+        yield path
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_source_is_opened_for_reading_only(leased: Path, tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError):
+        os.close(os.open(leased, os.O_RDWR | os.O_NONBLOCK))
+
+    run = Run(leased, tmp_path / "staging", kind=Kind.FILE)
+
+    assert run.captured == Captured()
+    assert (run.staging / STORED).read_bytes() == b"read me"
 
 
 @pytest.mark.parametrize("change", [*CHANGES, exchanged])

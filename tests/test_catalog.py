@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -234,6 +236,33 @@ def test_a_lock_file_that_was_replaced_while_waiting_is_locked_again(catalog: Ca
         path.touch()
         with held_by_another(path) as second, pytest.raises(Locked, match=f"process {second} "), catalog.lock():
             pytest.fail("two writers")
+
+
+def test_a_lock_file_that_is_replaced_while_it_is_waited_for_is_none(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the old file waits for whoever holds the new one, too: DocMind's service knows only the file."""
+    path = catalog.root / ".backup.lock"
+    held = [locked(path)]
+
+    def replaced_then_let_go(_seconds: float) -> None:
+        if len(held) == 1:
+            path.unlink()
+            held.append(locked(path))
+        os.close(held[len(waits)])
+        waits.append(path)
+
+    waits: list[Path] = []
+    monkeypatch.setattr(time, "sleep", replaced_then_let_go)
+
+    with catalog.lock(wait_s=600):
+        assert len(waits) == 2
+
+
+def locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
 
 
 def test_a_lock_is_let_go_after_an_error(catalog: Catalog) -> None:

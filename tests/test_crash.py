@@ -129,9 +129,12 @@ class Before:
         assert contents(self._earlier) == self._bytes
         assert snapshot_of_sources(self._env) == self._sources
 
+    def has_no_new_name(self) -> None:
+        assert backups_in(self._env.backups) == [self._earlier]
+
     def has_nothing_new(self) -> None:
         """No backup, no staging folder, nothing of ours on the server."""
-        assert backups_in(self._env.backups) == [self._earlier]
+        self.has_no_new_name()
         assert stagings(self._env.backups) == []
         assert self.ours() == []
 
@@ -601,6 +604,38 @@ def test_what_could_not_be_flushed_is_not_published(
     assert "Input/output error; nothing was published" in made.err
     before.has_nothing_new()
     before.next_run_needs_no_help()
+
+
+def test_an_error_of_the_flush_is_heard(tmp_path: Path) -> None:
+    flusher = durable.Flusher(tmp_path)
+    flusher.close()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        flusher.flush(tmp_path)
+
+
+def test_a_backup_has_its_name_last(before: Before, cli: Cli, env: DocMindV2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when its record is written, and not when it is flushed: there is no moment at which it is half there."""
+    moments: list[str] = []
+    write, flush = durable.write_new, durable.Flusher.flush
+
+    def written(path: Path, data: bytes, **more: int) -> None:
+        write(path, data, **more)
+        if path.name == "backup.json":
+            moments.append("written")
+            before.has_no_new_name()
+
+    def flushed(flusher: durable.Flusher, below: Path) -> None:
+        before.has_no_new_name()
+        assert (below / "backup.json").exists()
+        flush(flusher, below)
+        moments.append("flushed")
+
+    monkeypatch.setattr(durable, "write_new", written)
+    monkeypatch.setattr(durable.Flusher, "flush", flushed)
+
+    assert cli("create", "-C", env.project).code == 0
+    assert moments == ["written", "flushed"]
 
 
 def test_a_backup_whose_name_could_not_be_flushed_is_not_published(

@@ -310,6 +310,14 @@ def test_the_destination_may_not_lie_inside_a_source(cli: Cli, env: DocMindV2) -
     assert not (env.uploads / "backups").exists()
 
 
+def test_a_source_may_not_lie_inside_the_destination(cli: Cli, env: DocMindV2) -> None:
+    made = cli("create", "-C", env.project, "--dest", env.project)
+
+    assert made.code == 2
+    assert "lie inside each other" in made.err
+    assert not list(env.project.glob("*backup_*"))
+
+
 def test_a_dry_run_writes_nothing(cli: Cli, env: DocMindV2) -> None:
     made = cli("create", "-C", env.project, "--dry-run", "--json")
 
@@ -341,7 +349,7 @@ def test_what_a_dead_run_left_is_cleaned_by_the_next(cli: Cli, env: DocMindV2) -
 
 
 def test_too_little_space_is_refused_before_anything_is_touched(
-    cli: Cli, env: DocMindV2, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, env: DocMindV2, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCMIND_BACKUP_MIN_FREE", str(2**60))
 
@@ -350,6 +358,7 @@ def test_too_little_space_is_refused_before_anything_is_touched(
     assert made.code == 13
     assert "free" in made.err
     assert [p.name for p in env.backups.iterdir() if "backup_" in p.name] == []
+    assert not [r for r in server.requests if r.method == "POST" and r.path.endswith("/snapshots")]
 
 
 def test_the_last_event_tells_what_the_exit_code_tells(cli: Cli, env: DocMindV2) -> None:

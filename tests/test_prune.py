@@ -31,7 +31,8 @@ from tests.conftest import Cli, Result
 from tests.environments import DocMindV2, build_v2, holding_duckdb
 from tests.standin import StandIn
 
-from docmind_backup.core.model import Omission, Part, Reason, Scope
+from docmind_backup.core.model import Event, Omission, Part, Reason, Scope
+from docmind_backup.verify import verify
 
 RECORDED = Path(__file__).parent / "data" / "recordings" / "docmind-v2-backup.tar.xz"
 COLD = Omission(Part.CACHE, "cache/docmind.duckdb", Reason.BUSY, "recoverable, cold cache", rebuildable=True)
@@ -422,6 +423,21 @@ def test_a_backup_that_is_being_read_is_skipped_and_stays_whole(first: Path, pru
     assert contents(first) == before
     assert prune("--keep-last", "1", "--json").json()["removed"] == [id_of(first)]
     assert backups(first.parent) == [third]
+
+
+def test_a_backup_that_is_being_verified_is_skipped(first: Path, prune: Prune) -> None:
+    _, third = nights(first, 2)
+    results: list[Result] = []
+
+    def meanwhile(_event: Event) -> None:
+        if not results:
+            results.append(prune("--keep-last", "1", "--json"))
+
+    assert verify(first, on_event=meanwhile).exit_code == 0
+
+    (failed,) = results[0].json()["failed"]
+    assert (failed["id"], results[0].code) == (id_of(first), 3)
+    assert {*backups(first.parent)} == {first, third}
 
 
 def test_create_says_with_exit_3_that_one_could_not_be_pruned(cli: Cli, first: Path, offline: DocMindV2) -> None:

@@ -9,7 +9,9 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -19,7 +21,7 @@ from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
 
-from docmind_backup import restoring
+from docmind_backup import durable, restoring
 from docmind_backup.cli import main
 from docmind_backup.sample import build_sample
 
@@ -228,6 +230,29 @@ def test_a_rollback_keeps_what_was_written_after_the_restore(place: Place) -> No
     (kept,) = (place.project / RESTORE_FOLDER).glob("rollback-*")
     assert (kept / "new/data-uploads/uploads/after.pdf").read_bytes() == b"%PDF after"
     assert (kept / "new/data-chat.db/chat.db-wal").read_bytes() == b"of the restored one"
+
+
+SHM = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only")
+def test_what_lies_on_another_file_system_is_copied_there_and_swapped_there(place: Place) -> None:
+    """A rename does not cross: staged, hashed and kept where it is going to live."""
+    with TemporaryDirectory(dir=SHM) as elsewhere:
+        cache = Path(elsewhere, "ingestion", "docmind.duckdb")
+        cache.parent.mkdir()
+        cache.write_bytes(b"what was there")
+        with (place.project / ".env").open("a") as env:
+            env.write(f"DOCMIND_CACHE__DIR={elsewhere}\n")
+        before = place.look()
+
+        assert place.restore("latest", "--yes", "--only", "cache").code == 0
+        assert rows(cache) == rows(place.backup / "cache" / "docmind.duckdb")
+        assert place.restore("--rollback").code == 0
+        assert cache.read_bytes() == b"what was there"
+        assert place.restore("--discard-rollback", "--yes").code == 0
+        assert [path.name for path in Path(elsewhere).rglob("*")] == ["ingestion", "docmind.duckdb"]
+        assert place.look() == before
 
 
 # -- a plan in a file ----------------------------------------------------------------------------------
@@ -565,6 +590,60 @@ def test_create_and_prune_wait_for_an_unfinished_restore(place: Place) -> None:
         assert "restore --resume" in done.err
         assert "restore --rollback" in done.err
     assert json.loads((place.project / RESTORE_FOLDER / "journal.json").read_text()) == {}
+
+
+@pytest.fixture
+def deeds(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What reaches the disk, in order: `flush` and `fsync` of a path, `old` and `new` as they are moved."""
+    told: list[tuple[str, str]] = []
+    really = {name: getattr(os, name) for name in ("rename", "replace", "fsync")}
+    flush = durable.Flusher.flush
+
+    def moved(name: str, source: Any, target: Any, **more: Any) -> None:
+        really[name](source, target, **more)
+        kind = "old" if "/old/" in str(target) else "new" if "/new/" in str(source) else name
+        told.append((kind, str(target)))
+
+    def fsynced(fd: int) -> None:
+        told.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        really["fsync"](fd)
+
+    def flushed(flusher: durable.Flusher, below: Path) -> None:
+        flush(flusher, below)
+        told.append(("flush", str(below)))
+
+    monkeypatch.setattr(os, "rename", partial(moved, "rename"))
+    monkeypatch.setattr(os, "replace", partial(moved, "replace"))
+    monkeypatch.setattr(os, "fsync", fsynced)
+    monkeypatch.setattr(durable.Flusher, "flush", flushed)
+    change(place)
+    return told
+
+
+def test_everything_is_on_the_disk_before_anything_is_moved(place: Place, deeds: list[tuple[str, str]]) -> None:
+    """What comes, and then a journal that says that the swap has begun."""
+    assert place.restore("latest", "--yes").code == 0
+
+    before = deeds[: next(i for i, (kind, _) in enumerate(deeds) if kind == "old")]
+    journal = f"{place.project}/{RESTORE_FOLDER}/journal.json"
+    written = [i for i, deed in enumerate(before) if deed == ("replace", journal)]
+    (staged,) = (i for i, (kind, _) in enumerate(before) if kind == "flush")
+    assert written[0] < staged < written[-1]
+    for i in written:
+        assert before[i - 1][0] == "fsync"
+        assert before[i - 1][1].startswith(f"{Path(journal).parent}/.journal.json.")
+        assert before[i + 1] == ("fsync", str(Path(journal).parent))
+
+
+def test_all_of_the_old_leaves_before_anything_new_comes(place: Place, deeds: list[tuple[str, str]]) -> None:
+    assert place.restore("latest", "--yes").code == 0
+
+    moved = [kind for kind, _ in deeds if kind in ("old", "new")]
+    assert moved == ["old"] * moved.count("old") + ["new"] * moved.count("new")
+    assert min(moved.count("old"), moved.count("new")) > 3
+    for i, (kind, target) in enumerate(deeds):
+        if kind in ("old", "new"):
+            assert ("fsync", str(Path(target).parent)) in deeds[i : i + 3]
 
 
 def test_a_failure_in_the_middle_of_the_swap_brings_everything_back(

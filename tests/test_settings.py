@@ -451,6 +451,40 @@ def test_a_bad_value_is_named_as_it_was_set(
     assert ("(.env)" in done.err) == (where == ".env" and given != {} and named.startswith("DOCMIND_"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (TOML, "# ours\nkeep_daily = 1\nkeep-lats = 3\n", "unknown key 'keep_lats' on line 3"),
+        ("pyproject.toml", "[other]\nlayuot=1\n[tool.docmind-backup]\n'layuot' = 1\n", "'layuot' on line 4"),
+        (TOML, 'root = "b"\n\nkeep-last = "many"\n', f"{TOML}: keep_last on line 3: Input should be a valid integer"),
+        (TOML, "\nshare = 7\n", "share on line 2"),
+        (TOML, "qdrant = true\n", "Input should be 'auto', 'required' or 'off'"),
+        (".env", "DOCMIND_X=1\nDOCMIND_BACKUP_DOWNLOADS=2\nexport docmind_backup_downloads=99\n", "(.env) on line 3"),
+        (".env", "\nDOCMIND_DATABASE__QDRANT_TIMEOUT=soon\n", "DOCMIND_DATABASE__QDRANT_TIMEOUT (.env) on line 2"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_its_line(
+    cli: Cli, project: Path, name: str, text: str, said: str
+) -> None:
+    (project / name).write_text(text)
+
+    done = cli("create", "-C", project)
+
+    assert done.code == 2
+    assert said in done.err.splitlines()[0]
+    assert done.err.splitlines()[1].startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [(TOML, 'keep_last = "many"', "7"), (".env", "DOCMIND_DATABASE__QDRANT_TIMEOUT=soon", "60")],
+)
+def test_a_bad_value_comes_with_one_that_would_do(cli: Cli, project: Path, name: str, text: str, hint: str) -> None:
+    (project / name).write_text(text)
+
+    assert f"hint: without it: {hint}. docs/cli.md says what it may be" in cli("prune", "-C", project).err
+
+
 def test_a_bad_flag_is_named_as_a_flag(cli: Cli, project: Path) -> None:
     done = cli("prune", "-C", project, "--keep-last", "20000")
 

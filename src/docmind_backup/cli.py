@@ -565,6 +565,9 @@ def _run(arguments: list[str]) -> int:
 
 def console() -> NoReturn:
     """The `docmind-backup` command."""
+    from docmind_backup.surroundings import make_harmless
+
+    make_harmless()
     gc.set_threshold(100_000, 20, 20)  # objects here live long or die at once: looking for cycles is lost time
     sys.exit(main())
 

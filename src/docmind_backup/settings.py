@@ -37,8 +37,9 @@ from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.model import Layout, Part
 from docmind_backup.core.rotator import RetentionPolicy, parse_within
 from docmind_backup.errors import UsageError
+from docmind_backup.pinpoint import line_of
 
-TOML_NAME = "docmind-backup.toml"
+TOML_NAME, SHARED_NAME = "docmind-backup.toml", "pyproject.toml"
 KEEP_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 logging.getLogger("dotenv.main").disabled = True
 """It would say of each line that it cannot read, at each reading, that it cannot: `_unreadable_lines` does."""
@@ -238,8 +239,8 @@ def load(
     given = {name: value for name, value in flags.items() if value is not None}
     docmind_layers = _docmind_layers(env_file)
     own_layers = [("flag", given), *_env_layers(OwnSettings, env_file), (toml_path, toml)]
-    docmind = _validated(DocMindSettings, docmind_layers)
-    own = _validated(OwnSettings, own_layers)
+    docmind = _validated(DocMindSettings, docmind_layers, project)
+    own = _validated(OwnSettings, own_layers, project)
     environment = _environment(project, env_file, docmind, own)
     return Settings(
         environment=environment,
@@ -334,13 +335,13 @@ def _overlay(raw: Mapping[str, str]) -> dict[str, Any]:
 
 def _read_toml(project: Path) -> tuple[str, Mapping[str, Any]]:
     """The name of the file our own settings came from, and what it says."""
-    own, shared = project / TOML_NAME, project / "pyproject.toml"
+    own, shared = project / TOML_NAME, project / SHARED_NAME
     if own.is_file():
         return TOML_NAME, _checked_keys(own, _parse_toml(own))
     if shared.is_file():
         tools = _parse_toml(shared).get("tool", {})
         table = tools.get("docmind-backup", {}) if isinstance(tools, Mapping) else {}
-        return "pyproject.toml", _checked_keys(shared, table)
+        return SHARED_NAME, _checked_keys(shared, table)
     return TOML_NAME, {}
 
 
@@ -357,7 +358,9 @@ def _checked_keys(path: Path, table: Any) -> Mapping[str, Any]:
     values = {key.replace("-", "_"): value for key, value in table.items()}
     for key in values:
         if key not in OwnSettings.model_fields:
-            raise UsageError(f"{path}: unknown key '{key}'", hint=_suggestion(key, "docs/cli.md lists them all"))
+            line = line_of(path, key, shared=path.name == SHARED_NAME)
+            hint = _suggestion(key, "docs/cli.md lists them all")
+            raise UsageError(f"{path}: unknown key '{key}'{line}", hint=hint)
     return values
 
 
@@ -388,7 +391,7 @@ _S = TypeVar("_S", bound=_Layered)
 # -- validation and origins ----------------------------------------------------------------------
 
 
-def _validated(cls: type[_S], layers: list[_Layer]) -> _S:
+def _validated(cls: type[_S], layers: list[_Layer], project: Path) -> _S:
     merged: dict[str, Any] = {}
     for _, values in reversed(layers):
         _merge(merged, values)
@@ -397,8 +400,23 @@ def _validated(cls: type[_S], layers: list[_Layer]) -> _S:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         path = tuple(str(step) for step in first["loc"])
-        where = _name_at(cls, path, _origin(layers, path))
-        raise UsageError(f"{where}: {first['msg']}", hint="see `docmind-backup show-config`") from None
+        origin = _origin(layers, path)
+        where = f"{_name_at(cls, path, origin)}{_line(cls, path, project / origin)}"
+        raise UsageError(f"{where}: {first['msg']}", hint=_allowed(cls, path)) from None
+
+
+def _line(cls: type[BaseSettings], path: tuple[str, ...], file: Path) -> str:
+    if file.name == ".env":
+        return line_of(file, _name_at(cls, path, "environment"), last=True)
+    return line_of(file, path[0], shared=file.name == SHARED_NAME) if file.suffix == ".toml" else ""
+
+
+def _allowed(cls: type[BaseModel], path: tuple[str, ...]) -> str:
+    """What may stand there instead."""
+    field = cls.model_fields[path[0]]
+    if isinstance(field.default, BaseModel) and path[1:] and path[1] in type(field.default).model_fields:
+        return _allowed(type(field.default), path[1:])
+    return f"without it: {_shown(field.default)}. docs/cli.md says what it may be"
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

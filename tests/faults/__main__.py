@@ -1,8 +1,9 @@
-"""The command: `python -m tests.faults`. A line for each kind of fault and command; exit 1 when any promise broke."""
+"""The command: `python -m tests.faults`. A table of the catalogue, a line a sweep; exit 1 when any promise broke."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,16 +11,21 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.faults import disk, fuzz, mutations, power, strace
+from tests.faults import disk, fuzz, mutations, power, proving, strace
+from tests.faults.rows import KINDS
 from tests.faults.trials import TRIALS, Finding, Trial
 
 EACH = 10
 """So many cuts in one run of a command."""
-KINDS = ("power", "kill", "errors", "fuzz", "mutations")
+SHORT = {"cuts": 30, "points": 60, "cases": 2000}
+FULL = {"cuts": 200, "points": 0, "cases": 100_000}
 
 
 def main() -> int:
     given = _parse()
+    if given.list:
+        print(mutations.listed())
+        return 0
     trials = [trial for trial in TRIALS if trial.name in given.only.split(",")]
     with tempfile.TemporaryDirectory(prefix="docmind-faults-") as folder:
         rows = [*_rows(given, trials, Path(folder))]
@@ -29,19 +35,35 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Make it go wrong, see what holds.")
     parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; all when none is named")
+    parser.add_argument("--full", action="store_true", help="all of it, not the short form: many hours")
+    parser.add_argument("--rows", default="", help="letters or rows of the catalogue, with commas between: A,C3")
     parser.add_argument("--only", default=",".join(t.name for t in TRIALS), help="commands, with commas between")
     parser.add_argument("--fs", default=",".join(disk.SIZE), help="file systems of the power cuts")
-    parser.add_argument("--cuts", type=int, default=30, help="power cuts for each file system and command (30)")
-    parser.add_argument("--points", type=int, default=60, help="calls for each command (60); 0: every one")
-    parser.add_argument("--cases", type=int, default=2000, help="tampered records, inventories and manifests (2000)")
+    parser.add_argument("--cuts", type=int, help="power cuts for each file system and command (30; full: 200)")
+    parser.add_argument("--points", type=int, help="calls for each command (60); 0: every one (full)")
+    parser.add_argument("--cases", type=int, help="tampered records, inventories and manifests (2000; full: 100000)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only the mutations with this in their name")
+    parser.add_argument(
+        "--list", action="store_true", help="show the mutations as docs/reliability.md has them; no more"
+    )
     parser.add_argument("--without-flush", action="store_true", help="break the tool: the power cuts must find it")
-    return parser.parse_args()
+    given = parser.parse_args()
+    for kind in set(given.kinds) - set(KINDS):
+        parser.error(f"there is no {kind}: {', '.join(KINDS)}")
+    for name, number in (FULL if given.full else SHORT).items():
+        if getattr(given, name) is None:
+            setattr(given, name, number)
+    return given
 
 
 def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
     """How many promises broke, row by row."""
     kinds = given.kinds or KINDS
+    if "catalogue" in kinds:
+        if given.full:
+            os.environ["DOCMIND_TEST_SWEEPS"] = "full"
+        yield proving.prove(folder, [word for word in given.rows.split(",") if word])
     if "power" in kinds:
         yield from _power(given, trials, folder)
     for kind, faults in (("kill", [strace.KILL]), ("errors", [*strace.ERRORS])):
@@ -51,7 +73,7 @@ def _rows(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Itera
     if "fuzz" in kinds:
         yield _fuzzed(given, folder)
     if "mutations" in kinds:
-        yield _mutated(folder)
+        yield mutations.report(folder, given.match, few=not (given.full or given.kinds))
 
 
 def _power(given: argparse.Namespace, trials: list[Trial], folder: Path) -> Iterator[int]:
@@ -99,15 +121,6 @@ def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
         halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
         broken = _told(finding for half in halves for finding in half.result())
     print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
-    return broken
-
-
-def _mutated(folder: Path) -> int:
-    broken = 0
-    for mutation in mutations.MUTATIONS:
-        seen = not _told(mutations.tried(mutation, folder))
-        print(f"mutation {'seen  ' if seen else 'UNSEEN'} {mutation.invariant:2} {mutation.name}", flush=True)
-        broken += not seen
     return broken
 
 

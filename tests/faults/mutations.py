@@ -1,19 +1,32 @@
-"""The promises broken on purpose, one at a time; for each, tests that have to go red."""
+"""Break each promise on purpose, one at a time (mutations.toml), and see that a test goes red.
+
+A test counts only when it is green on the code as it is, and says FAILED on the broken one.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.faults.trials import Finding
-
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
 PACKAGE = "docmind_backup"
+LIST = Path(__file__).with_suffix(".toml")
+AT_ONCE = 2
+FEW = 8
+"""Tests that one process is through with before others have started."""
+LIMIT_S, WHOLE_S = 300, 3600
+"""What a broken tool makes its tests wait for at most, and how long all tests together may take as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,239 +34,163 @@ class Mutation:
     """One change of one module, and the tests that see it."""
 
     name: str
+    """What the tool does wrong, in a sentence."""
     invariant: int
     """Of docs/design.md."""
     module: str
+    """Below the package."""
     old: str
     """There exactly once."""
     new: str
-    tests: str
-    """Separated by blanks."""
+    tests: tuple[str, ...]
+    """Node ids below tests/, each of which is enough."""
+
+    def applied(self, text: str) -> str:
+        """The broken module. ValueError when its place is not there exactly once."""
+        if text.count(self.old) != 1:
+            raise ValueError(f"its place is there {text.count(self.old)} times in {self.module}")
+        return text.replace(self.old, self.new)
 
 
-MUTATIONS = (
-    Mutation(
-        "the flush of the file system is skipped",
-        2,
-        "durable.py",
-        "elif syncfs(self._fd) != 0:",
-        "elif False:",
-        "test_power_cut.py",
-    ),
-    Mutation(
-        "a backup is published before it is flushed",
-        2,
-        "executor.py",
-        "            flusher.flush(staging)\n            final = run.catalog.publish(staging, "
-        "name_of(record.id, complete=record.complete))\n",
-        "            final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))\n"
-        "            flusher.flush(final)\n",
-        "test_crash.py::test_what_could_not_be_flushed_is_not_published",
-    ),
-    Mutation(
-        "a backup is published before its record is written",
-        2,
-        "executor.py",
-        "            record = write_records(plan, results, staging, fingerprints=run.fingerprints(), "
-        "finished_at=run.clock())\n",
-        "            os.rename(staging, run.catalog.root / name_of(plan.id, complete=True))\n"
-        "            staging = run.catalog.root / name_of(plan.id, complete=True)\n"
-        "            record = write_records(plan, results, staging, fingerprints=run.fingerprints(), "
-        "finished_at=run.clock())\n",
-        "test_crash.py",
-    ),
-    Mutation(
-        "the names in the root are not flushed after publishing",
-        2,
-        "catalog.py",
-        "        staging.rename(final)\n        try:\n            durable.fsync_directory(self.root)\n",
-        "        staging.rename(final)\n        try:\n            pass\n",
-        "test_crash.py test_catalog.py test_power_cut.py",
-    ),
-    Mutation(
-        "a link is followed instead of kept",
-        9,
-        "copying.py",
-        "SOURCE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | ",
-        "SOURCE_FLAGS = os.O_RDONLY | ",
-        "test_capture.py",
-    ),
-    Mutation(
-        "a folder that became a link is entered",
-        9,
-        "folders.py",
-        "os.O_DIRECTORY | os.O_NOFOLLOW | ",
-        "os.O_DIRECTORY | ",
-        "test_folders.py",
-    ),
-    Mutation(
-        "a thin backup evicts a full one",
-        4,
-        "core/rotator.py",
-        "if other.covers(scope))",
-        "if True or other.covers(scope))",
-        "core/test_rotator.py test_prune.py",
-    ),
-    Mutation(
-        "a damaged backup counts",
-        4,
-        "core/model.py",
-        "return record.lacks_only_rebuildable and accepted and not self.damaged",
-        "return record.lacks_only_rebuildable and accepted",
-        "core/test_rotator.py test_verify.py",
-    ),
-    Mutation(
-        "a held backup is judged like the others",
-        4,
-        "core/rotator.py",
-        "    if backup.held is not None:\n",
-        "    if backup.held is not None and not backup.held:\n",
-        "core/test_rotator.py test_prune.py",
-    ),
-    Mutation(
-        "a run that lacks something prunes",
-        4,
-        "operations.py",
-        "return backup.counts and not any(",
-        "return not any(",
-        "test_prune.py",
-    ),
-    Mutation(
-        "a backup is removed although somebody reads it",
-        6,
-        "catalog.py",
-        "with reading(backup.directory, exclusive=True):",
-        "with contextlib.nullcontext():",
-        "test_prune.py test_catalog.py",
-    ),
-    Mutation(
-        "a link in a discarded backup is followed",
-        5,
-        "catalog.py",
-        "        shutil.rmtree(path)\n",
-        "        for each in sorted(path.rglob('*'), reverse=True):\n"
-        "            [shutil.rmtree(each.resolve()) if each.is_dir() else each.unlink(missing_ok=True)]\n"
-        "        shutil.rmtree(path, ignore_errors=True)\n",
-        "test_catalog.py test_prune.py",
-    ),
-    Mutation(
-        "an altered stored file is shared again",
-        2,
-        "sharing.py",
-        "        if not still_stored(held.fields, (found.st_ino, found.st_size, found.st_mtime_ns)):\n",
-        "        if False:\n",
-        "test_sharing.py test_sharing_hostile.py",
-    ),
-    Mutation(
-        "a source is linked into a backup",
-        1,
-        "sharing.py",
-        " or (found.st_dev, found.st_ino) == source:",
-        ":",
-        "test_sharing.py test_sharing_hostile.py",
-    ),
-    Mutation(
-        "an inventory that is not the recorded one is believed",
-        2,
-        "sharing.py",
-        "if _sha256(inventory) != backup.record.digests.get(fmt.INVENTORY):",
-        "if False:",
-        "test_sharing.py test_sharing_hostile.py",
-    ),
-    Mutation(
-        "a path out of an inventory may lead outside",
-        9,
-        "core/format.py",
-        "def contained(path: str) -> str:\n",
-        "def contained(path: str) -> str:\n    return path\n\n\ndef _contained(path: str) -> str:\n",
-        "core/test_format.py test_verify.py",
-    ),
-    Mutation(
-        "the server's checksum is ignored",
-        3,
-        "collection.py",
-        "if said.checksum and said.checksum != got.sha256:",
-        "if False:",
-        "test_qdrant_in_create.py",
-    ),
-    Mutation(
-        "the size the server told is ignored",
-        3,
-        "collection.py",
-        "if said.size != got.size:",
-        "if False:",
-        "test_qdrant_in_create.py",
-    ),
-    Mutation(
-        "a snapshot on the server is not written down",
-        2,
-        "ledger.py",
-        "        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)\n",
-        "        return\n        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)\n",
-        "test_crash.py::test_killed_while_talking_to_qdrant test_ledger.py",
-    ),
-    Mutation(
-        "whatever has our snapshot's name is deleted",
-        5,
-        "ledger.py",
-        "return (self.name, self.checksum, self.size) == (listed.name, listed.checksum, listed.size)",
-        "return self.name == listed.name",
-        "test_ledger.py test_qdrant_in_create.py",
-    ),
-    Mutation(
-        "the backup folder may be read by others",
-        8,
-        "catalog.py",
-        "        staging.mkdir(mode=0o700)\n",
-        "        staging.mkdir(mode=0o755)\n",
-        "test_create.py test_secrets.py test_catalog.py",
-    ),
-    Mutation(
-        "an address beyond this machine needs no leave",
-        10,
-        "core/endpoint.py",
-        "    if not any(_covers(entry, endpoint) for entry in allowlist):\n",
-        "    if False:\n",
-        "core/test_endpoint.py test_qdrant_in_create.py",
-    ),
-    Mutation(
-        "a lack does not show in the exit code",
-        11,
-        "operations.py",
-        "return 3 if omissions or refused or shrunk else 0",
-        "return 3 if refused or shrunk else 0",
-        "test_create.py test_qdrant_in_create.py",
-    ),
-    Mutation(
-        "verify does not read what it vouches for",
-        3,
-        "core/verifier.py",
-        "def _compare_file(entry: FileEntry, observed: Observed) -> Finding | None:\n",
-        "def _compare_file(entry: FileEntry, observed: Observed) -> Finding | None:\n    return None\n\n\n"
-        "def _compared(entry: FileEntry, observed: Observed) -> Finding | None:\n",
-        "test_verify.py",
-    ),
-)
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What trying a mutation came to: seen by a test, or why not."""
+
+    mutation: Mutation
+    by: str = ""
+    """The test that went red."""
+    skipped: str = ""
+    """Why its tests could not run here."""
+    problem: str = ""
+
+    @property
+    def how(self) -> str:
+        return self.by or self.skipped or self.problem
+
+    @property
+    def word(self) -> str:
+        return "seen" if self.by else "skipped" if self.skipped else "UNSEEN"
 
 
-def tried(mutation: Mutation, folder: Path) -> Iterator[Finding]:
-    """A finding when no test sees the broken code."""
-    source = folder / "src"
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
-    path = source / PACKAGE / mutation.module
-    text = path.read_text(encoding="utf-8")
-    if text.count(mutation.old) != 1:
-        yield Finding(
-            "mutation", mutation.module, mutation.name, f"its place is there {text.count(mutation.old)} times"
-        )
+def mutations(match: str = "") -> tuple[Mutation, ...]:
+    """Those whose name contains `match`, in the order of the list."""
+    listed: dict[str, Any] = tomllib.loads(LIST.read_text(encoding="utf-8"))
+    return tuple(
+        Mutation(name, **{**row, "tests": tuple(row["tests"])}) for name, row in listed.items() if match in name
+    )
+
+
+def listed() -> str:
+    """The table of docs/reliability.md, by invariant."""
+    rows = [
+        f"| {m.invariant} | {m.name} | `{m.module}` | {', '.join(f'`{test}`' for test in m.tests)} |"
+        for m in sorted(mutations(), key=lambda mutation: mutation.invariant)
+    ]
+    return "\n".join(["| invariant | what is broken | in | seen by |", "|---|---|---|---|", *rows])
+
+
+def report(folder: Path, match: str = "", *, few: bool = False) -> int:
+    """Try them, a line for each; how many no test saw. `folder`: room for copies of the source; `few`: the short form,
+    one of each invariant."""
+    chosen = mutations(match)
+    if few:
+        chosen = tuple({mutation.invariant: mutation for mutation in reversed(chosen)}.values())
+    count = {"seen": 0, "UNSEEN": 0, "skipped": 0}
+    for outcome in tried(chosen, folder):
+        mutation = outcome.mutation
+        print(f"mutation {outcome.word:7} {mutation.invariant:2} {mutation.name}: {outcome.how}", flush=True)
+        count[outcome.word] += 1
+    print(f"mutations: {count['seen']} seen, {count['UNSEEN']} unseen, {count['skipped']} skipped", flush=True)
+    return count["UNSEEN"]
+
+
+def tried(chosen: Sequence[Mutation], folder: Path, root: Path = ROOT) -> Iterator[Outcome]:
+    """Each in turn, two at once; the tests of all of them first on the code as it is.
+
+    `root`: of the project, with `src` and `tests`.
+    """
+    sound = folder / "sound"
+    shutil.copytree(root / "src", sound)
+    tests = {test for mutation in chosen for test in mutation.tests}
+    flags = ("-n", str(AT_ONCE if len(tests) > FEW else 0))
+    green = _pytest(root, sound, tests, *flags, limit_s=WHOLE_S)
+    if green.code not in (0, 1):
+        yield from (Outcome(mutation, problem=f"as it is: {green}") for mutation in chosen)
         return
-    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-    tests = [f"tests/{name}" for name in mutation.tests.split()]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", *tests]
-    env = {**os.environ, "PYTHONPATH": str(source)}
-    done = subprocess.run(command, cwd=SOURCE.parent, env=env, capture_output=True, text=True, check=False)
-    if "FAILED" not in done.stdout:
-        yield Finding(
-            "mutation", mutation.module, mutation.name, f"pytest ended with {done.returncode}: {done.stdout[-300:]}"
-        )
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        one = partial(_tried, root=root, sound=sound, red=green.red)
+        yield from pool.map(one, chosen, (folder / str(number) for number in range(len(chosen))))
+
+
+def _tried(mutation: Mutation, source: Path, *, root: Path, sound: Path, red: Iterable[str]) -> Outcome:
+    """`red`: tests that fail on the sound code too; they say nothing."""
+    shutil.copytree(sound, source)
+    path = source / PACKAGE / mutation.module
+    try:
+        path.write_text(mutation.applied(path.read_text(encoding="utf-8")), encoding="utf-8")
+    except ValueError as error:
+        return Outcome(mutation, problem=str(error))
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):  # of the same second, it would be believed
+        compiled.unlink()
+    ran = _pytest(root, source, mutation.tests, "-n", "0", "-x", *(f"--deselect={test}" for test in red))
+    shutil.rmtree(source)
+    if ran.code == 1 and ran.red:
+        return Outcome(mutation, by=ran.red[0].removeprefix("tests/"))
+    if ran.code == 0 and ran.skipped and not ran.passed:
+        return Outcome(mutation, skipped=ran.skipped)
+    return Outcome(mutation, problem=str(ran))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What pytest said."""
+
+    code: int
+    said: str
+
+    @property
+    def red(self) -> tuple[str, ...]:
+        """Tests that failed; those that could not begin are not among them."""
+        return tuple(re.findall(r"^FAILED (.+?)(?: - .*)?$", self.said, re.MULTILINE))
+
+    @property
+    def passed(self) -> bool:
+        return re.search(r"^.*\b\d+ passed", self.said, re.MULTILINE) is not None
+
+    @property
+    def skipped(self) -> str:
+        """The reason of the first that was."""
+        found = re.search(r"^SKIPPED \[\d+\] [^ ]+: (.*)$", self.said, re.MULTILINE)
+        return found[1] if found else ""
+
+    def __str__(self) -> str:
+        lines = [line for line in self.said.splitlines() if line.strip()]
+        words = {-9: "it did not end", 5: "no test ran"}.get(self.code, f"pytest ended with {self.code}")
+        return f"{words}: {' | '.join(lines[-3:])}"
+
+
+def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str, limit_s: float = LIMIT_S) -> _Ran:
+    """Run them against the package in `source`; ended with all that they started when they take too long."""
+    scratch = source.with_name(f"{source.name}-tests")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-ra",
+        "--tb=no",
+        f"--basetemp={scratch}",
+        *flags,
+        *(f"tests/{test}" for test in sorted(tests)),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "500"}
+    with subprocess.Popen(
+        command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as running:
+        try:
+            said = running.communicate(timeout=limit_s)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            said = running.communicate()[0]
+    shutil.rmtree(scratch, ignore_errors=True)
+    return _Ran(running.returncode, said)
