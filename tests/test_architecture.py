@@ -70,7 +70,7 @@ ALLOWED = {
     "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
-    "leftovers": "core errors ledger",
+    "leftovers": "core errors ledger scratch_collections",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
     ),

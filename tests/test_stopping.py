@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,10 +167,11 @@ def test_a_server_that_is_silent_from_then_on_keeps_what_is_ours_for_the_next_ru
 # -- verify --rehearse ---------------------------------------------------------------------------
 
 
-def test_a_rehearsal_ends_and_its_scratch_collection_is_named_and_removed_by_the_next_run(
-    cli: Cli, env: DocMindV2, server: StandIn, silence: Silence
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_rehearsal_ends_and_its_scratch_collection_is_named_and_removed_by_hand_or_the_next_run(
+    by_hand: bool, cli: Cli, env: DocMindV2, server: StandIn, silence: Silence
 ) -> None:
-    assert cli("create", "-C", env.project).code == 0
+    assert cli("create", "-C", env.project, "--only", "identity,qdrant").code == 0
     there = everything(server)
 
     def fall_silent() -> None:
@@ -184,7 +186,15 @@ def test_a_rehearsal_ends_and_its_scratch_collection_is_named_and_removed_by_the
     silence.over()
     (note,) = notes(env, "scratch")
     assert note["name"] in server.collections()
-    assert cli("create", "-C", env.project).code == 0
+    found = cli("leftovers", "-C", env.project, "--json").json()
+    (left,) = found["scratch"]
+    assert (left["standing"], left["collection"]) == ("listed", note["name"])
+    assert [one["whose"] for one in found["snapshots"] if one["collection"] == note["name"]] in ([], ["ours"])
+    assert left["command"] in cli("leftovers", "-C", env.project).out
+    if by_hand:
+        subprocess.run(["sh", "-c", left["command"]], check=False, capture_output=True)
+        assert everything(server) == there
+    assert cli("create", "-C", env.project, "--only", "identity,qdrant").code == 0
     assert everything(server) == there
     assert notes(env, "scratch") == []
 

@@ -109,10 +109,18 @@ def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> l
     return actions
 
 
-def delete_command(url: str, name: str, snapshot: str) -> str:
-    """For a person and a shell; the key comes out of the environment, where there is one, and goes to no proxy."""
-    header = f'-H "api-key: ${KEY_SETTING}"'
-    return f"curl -X DELETE '{url}{snapshot_path(name, snapshot)}' {header} -fsS --noproxy '*'"
+def curl(key: str) -> str:
+    """curl, for a person's shell, with the key in the variable `key`: by its standard input, so in no process list.
+
+    And past any proxy.
+    """
+    return f"printf 'api-key: %s\\n' \"${key}\" | curl -H @- --noproxy '*'"
+
+
+def delete_command(url: str, name: str, snapshot: str = "") -> str:
+    """Of a snapshot, or of the collection."""
+    path = snapshot_path(name, snapshot) if snapshot else collection_path(name)
+    return f"{curl(KEY_SETTING)} -fsS -X DELETE '{url}{path}'"
 
 
 def same_address(one: str, other: str) -> bool:
