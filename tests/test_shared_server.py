@@ -590,7 +590,7 @@ def test_leftovers_tells_ours_from_what_may_be_and_from_others_and_changes_nothi
     }
     for name in one_of_each:
         assert name in said.out
-    assert said.out.count("-X DELETE") == 1
+    assert said.out.count("curl -X DELETE") == 1
     assert tree(env.backups) == before
     assert {request.method for request in server.requests[asked:]} == {"GET"}
 

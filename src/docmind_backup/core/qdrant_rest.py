@@ -109,18 +109,15 @@ def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> l
     return actions
 
 
-def curl(key: str) -> str:
-    """curl, for a person's shell, with the key in the variable `key`: by its standard input, so in no process list.
-
-    And past any proxy.
-    """
-    return f"printf 'api-key: %s\\n' \"${key}\" | curl -H @- --noproxy '*'"
+def key_line(key: str) -> str:
+    """What gives curl's `-H @-` the key in the variable `key`: by its standard input it is in no process list."""
+    return f"printf 'api-key: %s\\n' \"${key}\" |"
 
 
 def delete_command(url: str, name: str, snapshot: str = "") -> str:
-    """Of a snapshot, or of the collection."""
+    """Of a snapshot, or of the collection, for a person and a shell; the key goes to no proxy."""
     path = snapshot_path(name, snapshot) if snapshot else collection_path(name)
-    return f"{curl(KEY_SETTING)} -fsS -X DELETE '{url}{path}'"
+    return f"{key_line(KEY_SETTING)} curl -X DELETE '{url}{path}' -H @- -fsS --noproxy '*'"
 
 
 def same_address(one: str, other: str) -> bool:

@@ -7,7 +7,7 @@ from shlex import quote
 
 from docmind_backup.core.format import printable
 from docmind_backup.core.model import IN_FLIGHT, Kind, Part, Record
-from docmind_backup.core.qdrant_rest import collection_path, curl
+from docmind_backup.core.qdrant_rest import collection_path, key_line
 from docmind_backup.core.restore import in_flight_folder
 
 
@@ -72,7 +72,7 @@ def _collections(record: Record, *, number: int) -> Iterator[str]:
         escaped = taken.path.replace("\\", "\\\\").replace('"', '\\"')  # curl's own quoting within -F
         form = quote(f'snapshot=@"{escaped}"')
         yield ""
-        yield f"       {curl('QDRANT_API_KEY')} -X POST -F {form} \\"
+        yield f"       {key_line('QDRANT_API_KEY')} curl -X POST -H @- --noproxy '*' -F {form} \\"
         yield f"         {quote(url)}"
         count = (
             f"{taken.points_max:,} points"
