@@ -324,3 +324,25 @@ def test_a_stop_for_another_reason_lets_questions_be_answered(server: StandIn, t
         thread.join()
 
     assert answers == [()]
+
+
+def test_a_second_stop_does_not_end_what_cleans_up_after_the_first(server: StandIn) -> None:
+    """The signal stops everybody, and so does the error that it becomes."""
+    gate, asked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        server.faults.hold(gate)
+
+    server.faults.before("GET", "/collections$", hold)
+    answers: list[object] = []
+    with connect(server.url, stop_timeout_s=PATIENCE_S) as qdrant:
+        qdrant.stop(at_once=True)
+        thread = threading.Thread(target=lambda: answers.append(qdrant.names()))
+        thread.start()
+        assert asked.wait(PATIENCE_S)
+        qdrant.stop(at_once=True)
+        gate.set()
+        thread.join()
+
+    assert answers == [()]

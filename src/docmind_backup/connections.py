@@ -52,11 +52,12 @@ class Connections:
 
     def stop(self, *, at_once: bool) -> None:
         """As core/server.py says."""
-        self.downloading.trip()
+        if at_once and not self._ending:  # once, and before anybody wakes up to clean up: that is not to be cut
+            self._ending = True
+            self._asked.cut()
         if at_once:
             self.creating.trip()
-            self._ending = True  # before the cut: what begins after it is given less time
-            self._asked.cut()
+        self.downloading.trip()
 
     # -- asking ----------------------------------------------------------------------------------
 
