@@ -173,7 +173,7 @@ class FakeServer:
     def another(self) -> FakeServer:
         return self
 
-    def stop(self, *, creating: bool) -> None:
+    def stop(self, *, at_once: bool) -> None:
         """Nothing takes time here."""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:

@@ -25,9 +25,9 @@ SEAMS = {
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "dotenv": {"settings", "whereabouts"},
-    "httpx": {"downloading", "qdrant", "qdrant_restore"},
-    "httpcore": {"qdrant"},
-    "qdrant_client": {"qdrant", "sample"},
+    "httpx": {"connections", "downloading", "qdrant", "qdrant_restore"},
+    "httpcore": {"connections"},
+    "qdrant_client": {"connections", "qdrant", "sample"},
     "qdrant_edge": {"engines"},
     "duckdb": {"engines"},
 }
@@ -57,7 +57,7 @@ ALLOWED = {
     "documents": "core catalog ledger leftovers operations picking restores",
     "demo": "errors render sample settings",
     # the composition root: the only module that knows both the settings and the real server
-    "compose": "core errors catalog events looking operations qdrant settings whereabouts",
+    "compose": "core errors catalog events looking operations qdrant settings starting whereabouts",
     "settings": "core errors pinpoint",
     "whereabouts": "",
     # what the tool does
@@ -73,7 +73,7 @@ ALLOWED = {
     "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",
     "rounds": "core errors catalog foreign looking proving sharing verify",
     "looking": "core errors catalog ledger",
-    "leftovers": "core errors ledger",
+    "leftovers": "core errors ledger scratch_collections",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
     ),
@@ -103,7 +103,8 @@ ALLOWED = {
     "embedded": "core copying databases staging",
     "events": "",
     "ledger": "core errors durable",
-    "qdrant": "__init__ core breaking downloading errors qdrant_restore",
+    "connections": "__init__ breaking",
+    "qdrant": "core breaking connections downloading errors qdrant_restore",
     "qdrant_restore": "core",
     "readlock": "core copying",
     "receiving": "core direct starting",

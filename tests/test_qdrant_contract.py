@@ -198,6 +198,13 @@ def test_points_come_in_order_with_the_keys_that_were_asked_for(qdrant: Qdrant) 
     assert list(qdrant.server.scroll(qdrant.collection(points=0), ["doc_id"])) == [()]
 
 
+def test_points_come_with_their_whole_payloads_where_no_keys_are_named(qdrant: Qdrant) -> None:
+    points = [point for page in qdrant.server.scroll(qdrant.collection(points=130), None) for point in page]
+    assert [(point.id, point.payload) for point in points] == [
+        (number, {"doc_id": f"d{number}"}) for number in range(130)
+    ]
+
+
 def test_a_single_node_has_all_shards(qdrant: Qdrant) -> None:
     placement = qdrant.server.placement(qdrant.collection())
     assert (placement.local, placement.elsewhere, placement.keys) == ((0,), (), ())
@@ -489,7 +496,7 @@ def test_what_lies_on_a_shared_server_is_told_apart(shared: Qdrant, tmp_path: Pa
     creation = begin(server, ledger, name, "20260718_052755_0123456789ab")
     ours = creation.snapshot(0, lambda: None)
 
-    found = leftovers.look(ledger, server)
+    found = leftovers.look(ledger, tmp_path / "none", server)
 
     told = {lying.snapshot: lying.whose for lying in found.snapshots if lying.collection == name}
     assert told == {theirs: Whose.OTHER, ours: Whose.OURS}

@@ -74,6 +74,17 @@ def test_an_upload_makes_the_collection_and_leaves_its_file(server: QdrantServer
     assert sum(told) == text.stat().st_size
 
 
+def test_a_sample_is_the_first_points_with_all_that_they_have(server: QdrantServer, name: str, text: Path) -> None:
+    upload(server, name, text)
+
+    sample, whole = server.sample(name, 3), [point for page in server.scroll(name, None) for point in page]
+
+    assert [(point.id, point.payload) for point in sample] == [(point.id, point.payload) for point in whole[:3]]
+    assert {point.vectors for point in sample} == {("text-dense", "text-sparse")}
+    assert all("doc_id" in point.payload and len(point.payload) > 1 for point in sample)
+    assert len(whole) == len(server.sample(name, 100)) == 25
+
+
 def test_a_wrong_checksum_is_said_in_our_words_and_makes_nothing(server: QdrantServer, name: str, text: Path) -> None:
     with pytest.raises(QdrantError, match="is not the snapshot that was sent"):
         upload(server, name, text, "0" * 64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import socket
+import subprocess
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,6 +164,70 @@ def test_fingerprints_tell_a_key_from_another_and_two_backups_nothing(cli: Cli, 
     assert not {first[name] for name in ("salt", "image_key", "hmac_secret")} & set(second.values())
     with compose(env.project, {}, warn=pytest.fail) as run:
         assert operations.key_fingerprints(run.job.environment, first["salt"]) == first
+
+
+RECORDING_CURL = """#!/bin/sh
+printf '%s\\n' "$@" >>"$TOLD"
+exec {} "$@"
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Runs a command as a person would, the key in the environment; gives what any user sees of curl's arguments."""
+    curl, told = shutil.which("curl"), tmp_path / "arguments"
+    if not curl:
+        pytest.skip("curl is not here")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "curl").write_text(RECORDING_CURL.format(curl))
+    (tmp_path / "bin" / "curl").chmod(0o700)
+    for name in ("QDRANT_API_KEY", "DOCMIND_DATABASE__QDRANT_API_KEY"):
+        monkeypatch.setenv(name, API_KEY)
+    place = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "TOLD": str(told)}
+
+    def run(command: str, folder: Path = tmp_path) -> str:
+        done = subprocess.run(
+            ["sh", "-ec", command], cwd=folder, env=place, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return told.read_text()
+
+    return run
+
+
+def test_the_readme_restores_collections_without_showing_the_key(
+    cli: Cli, project: DocMindV2, locked: StandIn, shell: Callable[..., str]
+) -> None:
+    assert cli("create", "-C", project.project, "--only", "identity,qdrant").code == 0
+    (backup,) = project.backups.glob("*backup_*")
+    lines = (backup / "README.md").read_text().splitlines()
+    start = next(at for at, line in enumerate(lines) if "| curl" in line)
+    for name in (project.text_collection, project.image_collection):
+        locked.delete_collection(name)
+
+    seen = shell("\n".join(lines[start:]), backup)
+
+    assert (locked.count(project.text_collection), locked.count(project.image_collection)) == (25, 7)
+    assert seen.count("snapshots/upload") == 2
+    assert_no_secret(seen, "the process list")
+
+
+def test_the_command_for_a_candidate_does_not_show_the_key(
+    cli: Cli, project: DocMindV2, locked: StandIn, shell: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCMIND_BACKUP_LATE_WAIT", "0")
+    text = project.text_collection
+    locked.faults.hang_up("POST", f"/{text}/snapshots$")
+    made = ("create", "-C", project.project, "--collection", text, "--only", "identity,qdrant", "--json")
+    assert cli(*made).code == 3
+    late = locked.create_snapshot(text)
+    (candidate,) = cli(*made).json()["left_on_server"]
+    assert (candidate["snapshot"], list(locked.snapshots(text))) == (late, [late])
+
+    seen = shell(candidate["command"])
+
+    assert locked.snapshots(text) == {}
+    assert_no_secret(seen, "the process list")
 
 
 # -- when something goes wrong -------------------------------------------------------------------

@@ -24,7 +24,9 @@ from tests.standin import StandIn
 from tests.standin.state import SnapshotFile
 
 from docmind_backup import creating
+from docmind_backup.qdrant import connect
 from docmind_backup.sample import TEXT_SPARSE_VECTORS, TEXT_VECTORS, text_points
+from docmind_backup.scratch_collections import scratch_collection
 
 Json = dict[str, Any]
 HTML = {"content-type": "text/html"}
@@ -616,6 +618,32 @@ def test_leftovers_of_a_server_that_is_down_are_the_notes(cli: Cli, env: DocMind
     assert standings(found) == ["unknown", "unknown"]
     assert {Path(note["file"]) for note in found.json()["notes"]} == set(notes(env))
     assert "only what was written down is shown: nothing answers" in said.err
+
+
+def test_leftovers_tells_the_collection_of_a_rehearsal_that_goes_on_and_of_one_that_was_killed(
+    cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
+    folder = env.backups / ".state" / "scratch"
+    with connect(server.url) as qdrant, scratch_collection(folder, qdrant, "20260718_052755_0123456789ab") as made:
+        qdrant.create_collection(made.name)
+        (note,) = (path.read_bytes() for path in folder.iterdir())
+        going_on = leftovers(cli, env).json()["scratch"]
+    (folder / "killed.json").write_bytes(note)
+    killed = leftovers(cli, env).json()["scratch"]
+    server.create_collection(made.name)
+    server.put_snapshot(made.name, made.file, b"an upload")
+    again = leftovers(cli, env)
+    server.close()
+    unasked = leftovers(cli, env).json()["scratch"]
+
+    assert [[(one["standing"], bool(one["command"])) for one in found] for found in (going_on, killed, unasked)] == [
+        [("in use", False)],
+        [("unanswered", False)],
+        [("unknown", False)],
+    ]
+    assert [(one["standing"], bool(one["command"])) for one in again.json()["scratch"]] == [("listed", True)]
+    assert whose(again) == {made.file: "ours"}
+    assert [path.read_bytes() for path in folder.iterdir()] == [note]
 
 
 @pytest.mark.usefixtures("one_of_each")

@@ -25,6 +25,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.core.planner import CollectionStep, folder_name
 from docmind_backup.core.qdrant_rest import NotFoundError
+from docmind_backup.core.returning import indexes
 from docmind_backup.core.server import CollectionServer, Downloaded, ServerSnapshot
 from docmind_backup.creating import Creation, Crowded, begin
 from docmind_backup.errors import NoSpace, QdrantError, QdrantRefused
@@ -187,11 +188,7 @@ def _reason(error: QdrantError) -> Reason:
 
 def _described(state: CollectionState) -> tuple[object, ...]:
     """What a snapshot holds beside its points: another one means another collection, or a changed one."""
-    schema = {
-        field: {key: value for key, value in kind.items() if key != "points"} if isinstance(kind, dict) else kind
-        for field, kind in state.payload_schema.items()
-    }
-    return state.config, state.metadata, schema
+    return state.config, state.metadata, indexes(state)
 
 
 def _remove_empty(folder: Path, staging: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +13,12 @@ from docmind_backup.catalog import EVENTS, Catalog
 from docmind_backup.core.parts import Part
 from docmind_backup.errors import QdrantRefused, UsageError
 from docmind_backup.looking import Look
+from docmind_backup.starting import first_at_a_signal
 from docmind_backup.whereabouts import catalog_root
 
 if TYPE_CHECKING:
     from docmind_backup.operations import Job, Server
+    from docmind_backup.qdrant import QdrantServer
     from docmind_backup.settings import Settings
 
 
@@ -56,7 +58,8 @@ def compose(
 ) -> Iterator[Run]:
     """Read the settings of `project` and build what every operation works on. Raises UsageError.
 
-    Only what will `ask_qdrant` pays for the HTTP libraries (0.1 s, and a second more once snapshots are made).
+    Only what will `ask_qdrant` pays for the HTTP libraries (0.1 s, and a second more once snapshots are made). What
+    ends the run by a signal ends what is asked of the server first, in whatever thread.
     """
     from docmind_backup.operations import wants_qdrant
 
@@ -65,11 +68,11 @@ def compose(
     job = _job(loaded, server, warn)
     if server and (warning := _exposed_key(loaded)):
         warn(warning)
-    try:
+    if server is None or isinstance(server, QdrantRefused):
         yield Run(job, loaded)
-    finally:
-        if isinstance(server, AbstractContextManager):
-            server.__exit__(None, None, None)
+        return
+    with closing(server), first_at_a_signal(lambda: server.stop(at_once=True)):
+        yield Run(job, loaded)
 
 
 def _job(loaded: Settings, server: Server, warn: Callable[[str], None]) -> Job:
@@ -125,7 +128,7 @@ def refuse_disabled(loaded: Settings) -> None:
         )
 
 
-def _server(loaded: Settings) -> Server:
+def _server(loaded: Settings) -> QdrantServer | QdrantRefused:
     """Not asked anything yet: unreachable is found out by the scan."""
     from docmind_backup import qdrant
     from docmind_backup.core.endpoint import check_endpoint
@@ -150,6 +153,7 @@ def _server(loaded: Settings) -> Server:
         min_rate=own.min_rate,
         download_retries=own.download_retries,
         retry_wait_s=own.retry_wait,
+        stop_timeout_s=own.stop_timeout,
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from docmind_backup.core.restore import RestorePlan
     from docmind_backup.core.verifier import Finding, Unread, Verification
     from docmind_backup.ledger import Begun
-    from docmind_backup.leftovers import Leftovers
+    from docmind_backup.leftovers import Leftovers, Scratch
     from docmind_backup.operations import Created, Pruned
     from docmind_backup.picking import Picked
     from docmind_backup.restores import PlannedRestore, Restored
@@ -80,6 +80,19 @@ def leftovers(found: Leftovers) -> Json:
             }
             for note in found.notes
         ],
+        "scratch": [_scratch(one) for one in found.scratch],
+    }
+
+
+def _scratch(left: Scratch) -> Json:
+    return {
+        "standing": left.standing,
+        "server": left.note.url,
+        "collection": left.note.name,
+        "snapshot": left.note.file,
+        "asked_at": left.note.asked_at,
+        "command": left.command or None,
+        "file": fmt.printable(str(left.file)),
     }
 
 

@@ -110,7 +110,7 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
 def _stop(servers: Iterable[CollectionServer], error: BaseException) -> None:
     """Nobody waits for bytes any more. A snapshot that is being made is waited for, to be deleted, but at a signal."""
     for server in servers:
-        server.stop(creating=isinstance(error, Interrupted | KeyboardInterrupt))
+        server.stop(at_once=isinstance(error, Interrupted | KeyboardInterrupt))
 
 
 def check_space(plan: BackupPlan, root: Path, min_free: int) -> None:

@@ -1,4 +1,7 @@
-"""Say which snapshots lie on the server: ours, perhaps ours, others'. Read-only; of a silent server, only the notes."""
+"""Say what lies on the server, and whose it is: snapshots, and what rehearsals left. Read-only.
+
+Of a silent server, only what was written down.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from docmind_backup.core.qdrant_rest import delete_command, same_address
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.errors import QdrantError, QdrantUnreachable
 from docmind_backup.ledger import Begun, Ledger
+from docmind_backup.scratch_collections import Note, noted
 
 
 class Whose(StrEnum):
@@ -30,6 +34,8 @@ class Standing(StrEnum):
     """The next create deletes it, unless it belongs to a run that is going on."""
     GONE = "gone"
     """Somebody else deleted or replaced it: the next create forgets it."""
+    IN_USE = "in use"
+    """By a rehearsal that is going on."""
     OUT_OF_REACH = "out of reach"
     """Its collection is gone; it reappears when a collection of that name is made again."""
     UNANSWERED = "unanswered"
@@ -62,11 +68,24 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class Scratch:
+    """What a rehearsal wrote down before it made a collection of its own, and what became of it."""
+
+    note: Note
+    file: Path
+    standing: Standing
+    """UNANSWERED: nothing is there (yet)."""
+    command: str
+    """What removes it: its uploaded file, then the collection; empty where it is not there, or in use."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leftovers:
     url: str
     """Of the server; empty where there is none to ask."""
     snapshots: tuple[Lying, ...] = ()
     notes: tuple[Noted, ...] = ()
+    scratch: tuple[Scratch, ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
     """Collections whose snapshots could not be listed, each with the reason."""
     problem: str = ""
@@ -78,9 +97,12 @@ class Leftovers:
         return 5 if self.problem or self.unread else 0
 
 
-def look(ledger: Ledger, server: CollectionServer) -> Leftovers:
-    """All snapshots of all collections on the server, and every note; what cannot be asked is said."""
-    notes = ledger.files()
+def look(ledger: Ledger, rehearsals: Path, server: CollectionServer) -> Leftovers:
+    """All snapshots of all collections on the server, and every note; what cannot be asked is said.
+
+    `rehearsals`: the folder of their notes.
+    """
+    notes, scratch = ledger.files(), noted(rehearsals)
     here = [note for _, note in notes if same_address(note.url, server.url)]
     listed: dict[str, tuple[ServerSnapshot, ...]] = {}
     unread: list[tuple[str, str]] = []
@@ -93,33 +115,54 @@ def look(ledger: Ledger, server: CollectionServer) -> Leftovers:
             except QdrantError as error:
                 unread.append((name, str(error)))
     except QdrantError as error:
-        return unasked(ledger, server.url, str(error))
+        return unasked(ledger, rehearsals, server.url, str(error))
     skipped = {name for name, _ in unread}
+    uploaded = {(note.name, note.file) for _, note, _ in scratch if same_address(note.url, server.url)}
     return Leftovers(
         server.url,
-        tuple(_lying(server.url, here, listed)),
+        tuple(_lying(server.url, here, uploaded, listed)),
         tuple(Noted(note, file, _standing(note, server.url, listed, skipped)) for file, note in notes),
+        tuple(_scratch(file, note, server.url, {*listed, *skipped}, held=held) for file, note, held in scratch),
         tuple(unread),
     )
 
 
-def unasked(ledger: Ledger, url: str, problem: str) -> Leftovers:
+def unasked(ledger: Ledger, rehearsals: Path, url: str, problem: str) -> Leftovers:
     """Only the notes."""
+
+    def standing(of: str) -> Standing:
+        return Standing.UNKNOWN if same_address(of, url) else Standing.ELSEWHERE
+
     return Leftovers(
         url,
-        notes=tuple(
-            Noted(note, file, Standing.UNKNOWN if same_address(note.url, url) else Standing.ELSEWHERE)
-            for file, note in ledger.files()
-        ),
+        notes=tuple(Noted(note, file, standing(note.url)) for file, note in ledger.files()),
+        scratch=tuple(Scratch(note, file, standing(note.url), "") for file, note, _ in noted(rehearsals)),
         problem=problem,
     )
 
 
-def _lying(url: str, notes: Sequence[Begun], listed: dict[str, tuple[ServerSnapshot, ...]]) -> Iterator[Lying]:
+def _scratch(file: Path, note: Note, url: str, there: set[str], *, held: bool) -> Scratch:
+    if not same_address(note.url, url):
+        return Scratch(note, file, Standing.ELSEWHERE, "")
+    if held:
+        return Scratch(note, file, Standing.IN_USE, "")
+    if note.name not in there:
+        return Scratch(note, file, Standing.UNANSWERED, "")
+    command = f"{delete_command(url, note.name, note.file)}; {delete_command(url, note.name)}"
+    return Scratch(note, file, Standing.LISTED, command)
+
+
+def _lying(
+    url: str,
+    notes: Sequence[Begun],
+    uploaded: set[tuple[str, str]],
+    listed: dict[str, tuple[ServerSnapshot, ...]],
+) -> Iterator[Lying]:
+    """`uploaded`: collections of rehearsals, each with the file that is theirs."""
     for collection, snapshots in listed.items():
         begun = [note for note in notes if note.collection == collection]
         for snapshot in snapshots:
-            whose = _whose(snapshot, begun)
+            whose = Whose.OURS if (collection, snapshot.name) in uploaded else _whose(snapshot, begun)
             command = "" if whose is Whose.OTHER else delete_command(url, collection, snapshot.name)
             yield Lying(collection, snapshot, whose, command)
 

@@ -282,12 +282,12 @@ def _announce(job: Job, backup: Backup, started: datetime) -> None:
 
 def leftovers(job: Job) -> Leftovers:
     """Snapshots on the server, ours, perhaps ours and others'; nothing is changed, no lock is taken."""
-    ledger, server = Ledger(job.catalog.servers), job.server
+    ledger, rehearsals, server = Ledger(job.catalog.servers), job.catalog.scratch_collections, job.server
     if server is None:
-        return lying.unasked(ledger, "", "no Qdrant server belongs to these settings")
+        return lying.unasked(ledger, rehearsals, "", "no Qdrant server belongs to these settings")
     if isinstance(server, QdrantError):
-        return lying.unasked(ledger, job.environment.qdrant_url, str(server))
-    return lying.look(ledger, server)
+        return lying.unasked(ledger, rehearsals, job.environment.qdrant_url, str(server))
+    return lying.look(ledger, rehearsals, server)
 
 
 # -- prune ---------------------------------------------------------------------------------------

@@ -8,23 +8,21 @@ for qdrant-client's import nor lose what its models do not know. Foreign errors 
 from __future__ import annotations
 
 import json
-import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import httpcore
 import httpx
 
-from docmind_backup import __version__
 from docmind_backup.breaking import Breaker
+from docmind_backup.connections import Connections, Timeouts
 from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-READ_BYTES = 2**18
 ONE_BYTE = {"Range": "bytes=0-0"}
 MAX_PAGE = 2**25
 """Bytes of a page of points: of a thousand, with short payloads."""
@@ -55,13 +52,15 @@ def connect(
     min_rate: float = 1024,
     download_retries: int = 5,
     retry_wait_s: float = 1,
+    stop_timeout_s: float = 5,
 ) -> QdrantServer:
     """A server that is first asked when one of its methods is called; close it, or use it in a `with`.
 
     `stall_timeout_s` is the longest silence while a snapshot is downloaded; less than `min_rate` bytes a second on
-    average over as long is silence too. Raises UsageError for an address or a key that cannot be used.
+    average over as long is silence too. `stop_timeout_s` is there for each answer once the run is ending by a signal.
+    Raises UsageError for an address or a key that cannot be used.
     """
-    timeouts = _Timeouts(connect_timeout_s, request_timeout_s, create_timeout_s)
+    timeouts = Timeouts(connect_timeout_s, request_timeout_s, create_timeout_s, stop_timeout_s)
     patience = Patience(stall_timeout_s, min_rate, download_retries, retry_wait_s)
     return QdrantServer(rest.base_url(url), rest.usable_key(api_key), timeouts, patience)
 
@@ -71,28 +70,17 @@ def resolve(host: str) -> tuple[str, ...]:
     return tuple({str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
 
 
-@dataclass(frozen=True, slots=True)
-class _Timeouts:
-    """Seconds."""
-
-    connect: float
-    request: float
-    create: float
-
-
 class QdrantServer(Restoring):
     """core/server.py's CollectionServer and RestoreTarget over REST; but for `stop`, for one thread at a time."""
 
-    def __init__(self, url: str, key: str, timeouts: _Timeouts, patience: Patience) -> None:
+    def __init__(self, url: str, key: str, timeouts: Timeouts, patience: Patience) -> None:
         self._url = url
         self._key = key
         self._timeouts = timeouts
         self._patience = patience
         self._refusals = rest.Refusals(url, key)
-        self._clients: dict[tuple[float, Breaker | None], QdrantClient] = {}
-        self._opened = ExitStack()
-        self._creating = Breaker()
-        self._downloading = Breaker()
+        self._lines = Connections(url, key, timeouts)
+        self._others: tuple[QdrantServer, ...] = ()
 
     def __repr__(self) -> str:
         return f"QdrantServer({self._url!r})"
@@ -104,15 +92,17 @@ class QdrantServer(Restoring):
         self.close()
 
     def close(self) -> None:
-        self._opened.close()
+        for server in (*self._others, self):
+            server._lines.close()
 
     def another(self) -> QdrantServer:
-        return self._opened.enter_context(QdrantServer(self._url, self._key, self._timeouts, self._patience))
+        other = QdrantServer(self._url, self._key, self._timeouts, self._patience)
+        self._others = (*self._others, other)
+        return other
 
-    def stop(self, *, creating: bool) -> None:
-        self._downloading.trip()
-        if creating:
-            self._creating.trip()
+    def stop(self, *, at_once: bool) -> None:
+        for server in (self, *self._others):
+            server._lines.stop(at_once=at_once)
 
     # -- the server ------------------------------------------------------------------------------
 
@@ -179,7 +169,7 @@ class QdrantServer(Restoring):
     def _page(self, name: str, body: Mapping[str, Any], offset: int | str | None) -> rest.Page:
         """Read up to a limit: what a server sends is not to decide about our memory."""
         path = f"{rest.collection_path(name)}/points/scroll"
-        with self._heard(self._timeouts.request), self._http.stream("POST", self._url + path, json=body) as answer:
+        with self._heard(), self._stream("POST", self._url + path, json=body) as answer:
             said = _no_more_than(MAX_PAGE, answer.iter_bytes())
         if answer.status_code != 200:
             raise self._refusals.of(answer.status_code, said)
@@ -207,7 +197,7 @@ class QdrantServer(Restoring):
             lambda client: client.create_snapshot(collection, wait=True),
             timeout_s=self._timeouts.create,
             changes="creating a snapshot",
-            breaker=self._creating,
+            breaker=self._lines.creating,
         )
         if made is None:
             raise QdrantUnclear(f"Qdrant accepted to make a snapshot of {name} but did not name it")
@@ -216,7 +206,7 @@ class QdrantServer(Restoring):
     def identity(self, name: str, snapshot: str) -> str:
         """The ETag: inode, size and time to the nanosecond (HEAD is not known to Qdrant; a byte is asked for)."""
         address = self._url + rest.snapshot_path(name, snapshot)
-        with self._heard(self._timeouts.request), self._http.stream("GET", address, headers=ONE_BYTE) as answer:
+        with self._heard(), self._stream("GET", address, headers=ONE_BYTE) as answer:
             return answer.headers.get("etag", "") if answer.status_code == 206 else ""
 
     def delete_snapshot(self, name: str, snapshot: str) -> None:
@@ -232,79 +222,28 @@ class QdrantServer(Restoring):
     def download(self, name: str, snapshot: str, target: Path, on_bytes: Callable[[int], None]) -> Downloaded:
         site = Site(
             address=self._url + rest.snapshot_path(name, snapshot),
-            client=self._bringing,
+            client=self._lines.bringing,
             connect_s=self._timeouts.connect,
             patience=self._patience,
             refusals=self._refusals,
             silence=lambda error: self._silence(error, self._patience.silence_s),
-            breaker=self._downloading,
+            breaker=self._lines.downloading,
         )
         return fetch(site, target, on_bytes)
 
     # -- changing it (qdrant_restore.py) ---------------------------------------------------------
 
     def change(self, method: str, path: str, *, slow: bool = False, **content: Any) -> httpx.Response:
-        waited_s = self._timeouts.create if slow else self._timeouts.request
-        timeout = httpx.Timeout(waited_s, connect=self._timeouts.connect, write=self._patience.silence_s)
-        with self._heard(waited_s):
-            return self._http.request(method, self._url + path, timeout=timeout, **content)
+        timeout = self._lines.timeout
+        if slow:
+            timeout = httpx.Timeout(self._timeouts.create, connect=timeout.connect, write=self._patience.silence_s)
+        with self._heard(self._timeouts.create if slow else 0):
+            return self._lines.asking.request(method, self._url + path, timeout=timeout, **content)
 
     def refusals(self) -> rest.Refusals:
         return self._refusals
 
     # -- asking ----------------------------------------------------------------------------------
-
-    @cached_property
-    def _http(self) -> httpx.Client:
-        return self._opened.enter_context(self._new_http())
-
-    @cached_property
-    def _bringing(self) -> httpx.Client:
-        # httpcore would read 64 KiB at a time, which costs a download over loopback some processor time
-        httpcore.HTTP11Connection.READ_NUM_BYTES = READ_BYTES  # pyright: ignore[reportAttributeAccessIssue]
-        return self._opened.enter_context(self._new_http(_Known(self._downloading, verify=self._speaks_tls)))
-
-    def _new_http(self, transport: httpx.BaseTransport | None = None) -> httpx.Client:
-        own = {"Accept-Encoding": "identity", "User-Agent": f"docmind-backup/{__version__}"}
-        return httpx.Client(
-            headers={**self._headers, **own},
-            timeout=httpx.Timeout(self._timeouts.request, connect=self._timeouts.connect),
-            verify=self._speaks_tls and transport is None,
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
-        )
-
-    def _client(self, timeout_s: float, breaker: Breaker | None) -> QdrantClient:
-        """Made when first needed and the server has answered once: importing it takes a second, beside the copying."""
-        if (timeout_s, breaker) not in self._clients:
-            self.version()
-            from qdrant_client import QdrantClient
-
-            client = QdrantClient(
-                url=self._url,
-                headers=self._headers,
-                timeout=math.ceil(timeout_s),
-                prefer_grpc=False,
-                check_compatibility=False,
-                verify=self._speaks_tls and breaker is None,
-                transport=_Known(breaker, verify=self._speaks_tls) if breaker else None,
-                trust_env=False,
-                follow_redirects=False,
-            )
-            self._opened.callback(client.close)
-            self._clients[timeout_s, breaker] = client
-        return self._clients[timeout_s, breaker]
-
-    @property
-    def _speaks_tls(self) -> bool:
-        """Where it does not, loading the certificates (30 ms a client) is saved."""
-        return self._url.startswith("https:")
-
-    @property
-    def _headers(self) -> dict[str, str]:
-        """As `api_key=` qdrant-client would warn about http, on loopback too."""
-        return {"api-key": self._key} if self._key else {}
 
     def _ask(
         self,
@@ -314,21 +253,25 @@ class QdrantServer(Restoring):
         changes: str = "",
         breaker: Breaker | None = None,
     ) -> T:
-        waited_s = timeout_s or self._timeouts.request
-        client = self._client(waited_s, breaker)
+        self.version()  # the server has answered once: importing its client takes a second, beside the copying
+        waited_s = timeout_s or self._lines.short(self._timeouts.request)
+        client = self._lines.qdrant(waited_s, breaker)
         from qdrant_client.common.client_exceptions import QdrantException
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-        check = breaker.check if breaker else lambda: None
-        check()
+        if breaker:
+            breaker.check()
+        late = Event()
         try:
-            return call(client)
+            with self._lines.question(patient=breaker is not None) as late:
+                return call(client)
         except UnexpectedResponse as error:
             refusal = self._refusals.of(error.status_code or 0, error.content, changes=changes)
             raise refusal from self._refusals.cause(error, error.content)
         except ResponseHandlingException as error:
-            check()
-            silence = self._silence(error.source, waited_s)
+            silence = self._silence(_late_or(error.source, late), waited_s)
+            if not isinstance(error.source, BackupError):  # that is from a signal handler
+                (breaker or self._lines).check()
             raise silence from self._refusals.cause(error, str(error).encode())
         except QdrantException as error:  # 429 with a Retry-After
             said = str(error).encode()
@@ -355,8 +298,9 @@ class QdrantServer(Restoring):
         return envelope["result"]
 
     def _get(self, path: str, body: object = None) -> httpx.Response:
-        with self._heard(self._timeouts.request):
-            answer = self._http.request("GET" if body is None else "POST", self._url + path, json=body)
+        method, timeout = "GET" if body is None else "POST", self._lines.timeout
+        with self._heard():
+            answer = self._lines.asking.request(method, self._url + path, json=body, timeout=timeout)
         if answer.status_code != 200:
             raise self._refusals.of(answer.status_code, answer.content)
         return answer
@@ -367,12 +311,19 @@ class QdrantServer(Restoring):
         except (ValueError, RecursionError) as error:
             raise self._refusals.unknown_answer() from self._refusals.cause(error, answer.content)
 
+    def _stream(self, method: str, address: str, **content: Any) -> AbstractContextManager[httpx.Response]:
+        return self._lines.asking.stream(method, address, timeout=self._lines.timeout, **content)
+
     @contextmanager
-    def _heard(self, waited_s: float) -> Iterator[None]:
-        try:
-            yield
-        except httpx.HTTPError as error:
-            raise self._silence(error, waited_s) from error
+    def _heard(self, patient_s: float = 0) -> Iterator[None]:
+        """A question; `patient_s`: one that may take so long, whatever happens meanwhile."""
+        waited_s = patient_s or self._lines.short(self._timeouts.request)
+        with self._lines.question(patient=patient_s > 0) as late:
+            try:
+                yield
+            except httpx.HTTPError as error:
+                self._lines.check()
+                raise self._silence(_late_or(error, late), waited_s) from error
 
     def _silence(self, error: Exception, waited_s: float) -> BackupError:
         """No answer, or none that could be read."""
@@ -394,16 +345,9 @@ class QdrantServer(Restoring):
         return QdrantUnreachable(problem, hint=rest.UNREACHABLE_HINT)
 
 
-class _Known(httpx.HTTPTransport):
-    """The breaker knows each of its connections."""
-
-    def __init__(self, breaker: Breaker, *, verify: bool) -> None:
-        super().__init__(verify=verify, trust_env=False)
-        self._breaker = breaker
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        request.extensions = {**request.extensions, "trace": self._breaker.trace}
-        return super().handle_request(request)
+def _late_or(error: Exception, late: Event) -> Exception:
+    """What is told when a connection was ended because its time was over."""
+    return httpx.ReadTimeout("timed out") if late.is_set() and isinstance(error, httpx.HTTPError) else error
 
 
 def _reason(error: Exception) -> str:

@@ -643,6 +643,15 @@ LEFT_WORDS = {
 }
 
 
+SCRATCH_WORDS = {
+    "listed": "the next create, restore or rehearsal deletes it; by hand",
+    "in use": "one that is going on",
+    "unanswered": "it is not there; should the upload bring it yet, the next create deletes it",
+    "elsewhere": "it is on another server: a create with that address deletes it",
+    "unknown": "the server could not be asked",
+}
+
+
 def leftovers(face: Face, found: Leftovers) -> None:
     """Every snapshot with whose it is, the commands for those that may be ours, and what was written down."""
     if found.problem:
@@ -658,7 +667,10 @@ def leftovers(face: Face, found: Leftovers) -> None:
             face.answer(f"{one.snapshot.name} may be ours; if it is: {one.command}")
     for note in found.notes:
         face.answer(f"{note.begun.url}: {_begun_words(note.begun)}: {LEFT_WORDS[note.standing]} ({note.file})")
-    if any(note.standing == "listed" for note in found.notes):
+    for left in found.scratch:
+        words = f"{left.note.url}: collection {left.note.name} of a rehearsal: {SCRATCH_WORDS[left.standing]}"
+        face.answer(f"{words}: {left.command}" if left.command else f"{words} ({left.file})")
+    if "listed" in (*(note.standing for note in found.notes), *(left.standing for left in found.scratch)):
         face.next("create", why="deletes what is ours")
 
 

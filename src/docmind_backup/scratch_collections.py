@@ -113,6 +113,37 @@ def _cleaned(path: Path, note: Note, server: RestoreTarget) -> bool:
     return there
 
 
+def noted(folder: Path) -> tuple[tuple[Path, Note, bool], ...]:
+    """Each note with its file, and whether a run that is going on holds it. Nothing is changed."""
+    return tuple(_noted(folder))
+
+
+def _noted(folder: Path) -> Iterator[tuple[Path, Note, bool]]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            held = _is_held(fd)
+            if note := _parsed(path.read_bytes().partition(b"\n")[0]):
+                yield path, note, held
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+
+
+def _is_held(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks there
+        return False
+    return False
+
+
 # -- notes ---------------------------------------------------------------------------------------
 
 
@@ -159,7 +190,11 @@ def _read(path: Path) -> Note | None:
     line = path.read_bytes().partition(b"\n")[0]
     if not line:
         path.unlink()
-        return None
+    return _parsed(line)
+
+
+def _parsed(line: bytes) -> Note | None:
+    """None for what is no note of ours."""
     try:
         known = {field.name for field in fields(Note)}
         note = Note(**{name: str(value) for name, value in json.loads(line).items() if name in known})

@@ -183,6 +183,8 @@ class OwnSettings(_Layered):
     download_retries: int = Field(default=5, ge=0, le=100)
     retry_wait: float = Field(default=1, ge=0)
     """Seconds before the first of these; twice as long before each of the next, 30 at most."""
+    stop_timeout: float = Field(default=5, gt=0)
+    """Seconds for each answer of Qdrant once a signal came: what is ours is still deleted there."""
     downloads: int = Field(default=2, ge=1, le=16)
     """Collections at once."""
     min_free: int = Field(default=64 * 1024 * 1024, ge=0)

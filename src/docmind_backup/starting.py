@@ -1,9 +1,11 @@
-"""Start a thread whole, though a signal may come: it is heard right after."""
+"""What a signal that ends a run may not hit: the start of a thread; and what it has to reach first."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,3 +35,28 @@ def start_whole(thread: threading.Thread) -> None:
                 signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
+
+
+@contextmanager
+def first_at_a_signal(act: Callable[[], None]) -> Iterator[None]:
+    """A signal that ends a run calls `act` before the handler that is there now: who unwinds finds it done.
+
+    `act` runs in the main thread in the middle of anything: it must not wait for a lock.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        act()
+        before[number](number, frame)
+
+    before = {int(number): handler for number in STOPPING if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is first:  # a signal may have set another one
+                signal.signal(number, handler)

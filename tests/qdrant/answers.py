@@ -73,6 +73,8 @@ READS: dict[str, Call] = {
     "count": lambda server, _: server.count("docs"),
     "placement": lambda server, _: server.placement("docs"),
     "scroll": lambda server, _: list(server.scroll("docs", ["image_artifact_id"])),
+    "whole points": lambda server, _: list(server.scroll("docs", None)),
+    "sample": lambda server, _: server.sample("docs", 3),
     "snapshots": lambda server, _: server.snapshots("docs"),
     "download": lambda server, folder: server.download("docs", "a.snapshot", folder / "a", nothing),
 }

@@ -135,6 +135,19 @@ def test_points_come_page_by_page_as_the_real_server_sent_them(qdrant: Answers, 
     assert second == (Point(2, {}),)
 
 
+def test_a_sample_and_whole_points_are_what_the_real_server_sent(qdrant: Answers, server: QdrantServer) -> None:
+    said = recorded("one-node", "scroll image")["json"]["result"]["points"]
+    asks = {"limit": 7, "with_payload": True, "with_vector": True}
+    qdrant.replay("one-node", "scroll image", match_json=asks)
+    qdrant.replay("one-node", "scroll image", match_json={**asks, "limit": 100, "with_vector": False})
+
+    sample = server.sample("images", 7)
+    ((*whole,),) = server.scroll("images", None)
+
+    assert sample == tuple(Point(each["id"], each["payload"], ("siglip",)) for each in said)
+    assert [(point.id, point.payload) for point in whole] == [(each["id"], each["payload"]) for each in said]
+
+
 def test_numbers_come_before_uuids_and_a_point_may_go_between_two_pages(qdrant: Answers, server: QdrantServer) -> None:
     ids = ["00000000-0000-4000-8000-000000000000", "f0000000-0000-4000-8000-000000000000"]
     qdrant.result({"points": [{"id": 2**64 - 1}], "next_page_offset": ids[0]}, method="POST")

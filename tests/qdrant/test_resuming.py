@@ -461,7 +461,7 @@ def test_a_download_under_way_ends_when_it_is_stopped(
     error = ended(
         lambda: server.download("docs", NAME, tmp_path / "a", nothing),
         gate.reached,
-        lambda: server.stop(creating=False),
+        lambda: server.stop(at_once=False),
     )
 
     assert isinstance(error, Stopped)
@@ -480,7 +480,7 @@ def test_the_wait_before_another_attempt_ends_too(standin: StandIn, tmp_path: Pa
         error = ended(
             lambda: server.download("docs", NAME, tmp_path / "a", nothing),
             refused,
-            lambda: server.stop(creating=False),
+            lambda: server.stop(at_once=False),
         )
     assert isinstance(error, Stopped)
 
@@ -491,7 +491,7 @@ def test_a_creation_ends_only_where_it_is_said(creating: bool, standin: StandIn,
     server.snapshots("docs")  # qdrant-client is imported
 
     def stop() -> None:
-        server.stop(creating=creating)
+        server.stop(at_once=creating)
         if not creating:
             gate.set()
 
@@ -501,8 +501,8 @@ def test_a_creation_ends_only_where_it_is_said(creating: bool, standin: StandIn,
 
 
 def test_each_thread_has_connections_of_its_own(standin: StandIn, server: QdrantServer, tmp_path: Path) -> None:
-    other = server.another()
-    server.stop(creating=True)
+    one, other = server.another(), server.another()
+    one.stop(at_once=True)
 
     assert other.download("docs", NAME, tmp_path / "a", nothing) == came(BODY)
     assert other.create_snapshot("docs").name
@@ -515,7 +515,7 @@ def test_ctrl_c_is_heard_while_it_waits(
         raise Interrupted(2)
 
     standin.faults.downloads.append(Drop(TENTH))
-    monkeypatch.setattr(server._downloading._tripped, "wait", strike)
+    monkeypatch.setattr(server._lines.downloading, "wait", strike)
 
     with pytest.raises(Interrupted):
         server.download("docs", NAME, tmp_path / "a", nothing)

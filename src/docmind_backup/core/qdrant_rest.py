@@ -109,10 +109,15 @@ def alias_actions(now: Mapping[str, str], wanted: Mapping[str, str | None]) -> l
     return actions
 
 
-def delete_command(url: str, name: str, snapshot: str) -> str:
-    """For a person and a shell; the key comes out of the environment, where there is one, and goes to no proxy."""
-    header = f'-H "api-key: ${KEY_SETTING}"'
-    return f"curl -X DELETE '{url}{snapshot_path(name, snapshot)}' {header} -fsS --noproxy '*'"
+def key_line(key: str) -> str:
+    """What gives curl's `-H @-` the key in the variable `key`: by its standard input it is in no process list."""
+    return f"printf 'api-key: %s\\n' \"${key}\" |"
+
+
+def delete_command(url: str, name: str, snapshot: str = "") -> str:
+    """Of a snapshot, or of the collection, for a person and a shell; the key goes to no proxy."""
+    path = snapshot_path(name, snapshot) if snapshot else collection_path(name)
+    return f"{key_line(KEY_SETTING)} curl -X DELETE '{url}{path}' -H @- -fsS --noproxy '*'"
 
 
 def same_address(one: str, other: str) -> bool:

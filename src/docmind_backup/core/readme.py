@@ -7,7 +7,7 @@ from shlex import quote
 
 from docmind_backup.core.format import printable
 from docmind_backup.core.model import IN_FLIGHT, Kind, Part, Record
-from docmind_backup.core.qdrant_rest import collection_path
+from docmind_backup.core.qdrant_rest import collection_path, key_line
 from docmind_backup.core.restore import in_flight_folder
 
 
@@ -66,13 +66,13 @@ def _collections(record: Record, *, number: int) -> Iterator[str]:
     if qdrant is None or qdrant.embedded or not qdrant.collections:
         return
     yield f"{number}. Qdrant (made with {qdrant.version}; the same or the next minor), into collections that do not"
-    yield "   exist:"
+    yield "   exist. Where it wants a key: `read -r QDRANT_API_KEY` before, and type it."
     for taken in qdrant.collections:
         url = f"{qdrant.url}{collection_path(taken.name)}/snapshots/upload?priority=snapshot&checksum={taken.sha256}"
         escaped = taken.path.replace("\\", "\\\\").replace('"', '\\"')  # curl's own quoting within -F
         form = quote(f'snapshot=@"{escaped}"')
         yield ""
-        yield f'       curl -X POST -H "api-key: $QDRANT_API_KEY" -F {form} \\'
+        yield f"       {key_line('QDRANT_API_KEY')} curl -X POST -H @- --noproxy '*' -F {form} \\"
         yield f"         {quote(url)}"
         count = (
             f"{taken.points_max:,} points"

@@ -221,15 +221,15 @@ def _unlike(one: CollectionState, other: CollectionState) -> Iterator[str]:
             ("vectors", one.vectors, other.vectors),
             ("sparse vectors", one.sparse_vectors, other.sparse_vectors),
             ("metadata", one.metadata, other.metadata),
-            ("payload indexes", _indexes(one), _indexes(other)),
+            ("payload indexes", indexes(one), indexes(other)),
             ("number of shards", one.shards, other.shards),
         )
         if here != there
     )
 
 
-def _indexes(state: CollectionState) -> dict[str, Any]:
-    """Without the number of points that have the field."""
+def indexes(state: CollectionState) -> dict[str, Any]:
+    """Its payload schema, without the number of points that have each field."""
     return {
         name: {key: value for key, value in schema.items() if key != "points"} if isinstance(schema, dict) else schema
         for name, schema in state.payload_schema.items()

@@ -112,10 +112,11 @@ class CollectionServer(Protocol):
         """The same server for another thread; closed with this one."""
         ...
 
-    def stop(self, *, creating: bool) -> None:
-        """From any thread: downloads end with Stopped, those under way too; `creating`: so do creations.
+    def stop(self, *, at_once: bool) -> None:
+        """From any thread, or a signal handler: downloads end with Stopped, those under way too.
 
-        Everything else is answered as before, so that what was made can be deleted.
+        `at_once`: so do creations, and what else another thread waits for now. What is asked from then on is answered
+        as before, so that what was made can be deleted, but it has to come soon: else it is QdrantUnreachable.
         """
         ...
 
