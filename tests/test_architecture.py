@@ -64,7 +64,7 @@ ALLOWED = {
         " scripting"
     ),
     "restoring": "core errors bringing catalog durable inuse journal opening restored",
-    "picking": "core errors bringing catalog copying durable opening restoring",
+    "picking": "core errors catalog copying durable opening restoring",
     "opening": "core errors catalog copying durable foreign looking",
     "scripting": "core errors catalog durable",
     "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",

@@ -31,7 +31,6 @@ from docmind_backup.sharing import FAILURES, FICLONE, clone
 
 RUN_FILES = 64
 """Files that are copied together at most: handing one over costs as much as copying a small one."""
-LINE_LIMIT = 1 << 20
 LOCKED = (Part.STORAGE, Part.QDRANT)
 """Trees with a `.lock` of the application's, which no backup holds."""
 WHOLE = (Kind.FILE, Kind.SQLITE, Kind.DUCKDB, Kind.EMBEDDED)
@@ -83,7 +82,7 @@ def entries(inventory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
     try:
         with inventory.open("rb") as lines:
             lines.seek(first)
-            while lines.tell() < first + length and (line := lines.readline(LINE_LIMIT)):
+            while lines.tell() < first + length and (line := lines.readline(fmt.LINE_LIMIT)):
                 entry = fmt.read_entry(line)
                 if not entry.path.startswith(piece.stored):
                     raise ValueError(f"{fmt.printable(entry.path)} is not of {piece.stored}")
