@@ -251,8 +251,8 @@ def _sha256_of_zeros(size: int) -> str:
 
 @pytest.mark.parametrize("filling", [b"[],", b"1.5,"], ids=["lists", "numbers"])
 def test_brackets_by_the_million_are_refused_before_they_become_lists(small: Path, filling: bytes) -> None:
-    """Seven megabytes that are no record. Parsed, lists take seventy times their room."""
-    overwrite(small / fmt.RECORD, b"[" + filling * 2_000_001 + b"0]")
+    """Nine megabytes that are no record. Parsed, lists take twenty times their room."""
+    overwrite(small / fmt.RECORD, b"[" + filling * 3_000_001 + b"0]")
 
     with pytest.raises(ValueError, match="far too many values"):
         read_limited(small / fmt.RECORD)

@@ -37,8 +37,8 @@ RECORD_LIMIT = 64 * 1024 * 1024
 """Bytes of a record or foreign manifest that are read at most; a larger one is not one."""
 MANY = 1 << 20
 """Bytes from which a document's values are counted before it is parsed."""
-VALUES = 2_000_000
-"""A document has no more: a megabyte of brackets becomes seventy of lists."""
+VALUES = 3_000_000
+"""A document has no more: a megabyte of brackets becomes twenty of lists."""
 
 Item = Backup | ForeignBackup | BrokenBackup | Unfinished
 
@@ -426,13 +426,14 @@ def read_limited(path: Path) -> bytes:
         raise ValueError("far too large")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        raw = os.read(fd, 65_536)
+        read = [os.read(fd, 65_536)]
         while more := os.read(fd, 1 << 20):
-            raw += more
-            if len(raw) > RECORD_LIMIT:
+            read.append(more)
+            if len(read) << 20 > RECORD_LIMIT + (2 << 20):  # it grows while it is read
                 raise ValueError("far too large")
     finally:
         os.close(fd)
+    raw = b"".join(read)
     if len(raw) > MANY and sum(map(raw.count, (b",", b"[", b"{"))) > VALUES:
         raise ValueError("far too many values")
     return raw
