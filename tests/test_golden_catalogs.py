@@ -34,7 +34,8 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_format_has_its_catalog_and_none_was_ever_written_anew() -> None:
-    sums = dict(reversed(line.split("  ")) for line in (GOLDEN / "SHA256SUMS").read_text().splitlines())
+    lines = (line.split("  ") for line in (GOLDEN / "SHA256SUMS").read_text().splitlines())
+    sums = {name: digest for digest, name in lines}
 
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in ARCHIVES} == sums
     assert set(sums) == {f"format{number}.tar.xz" for number in range(1, FORMAT + 1)}

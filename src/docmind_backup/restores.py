@@ -181,7 +181,7 @@ def read_plan(path: Path) -> tuple[str, Selection, dict[str, Any]]:
         if not isinstance(data.get("target", {}), dict):
             raise TypeError("target")
         return str(data["directory"]), read_selection(data["selection"]), data
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a plan: {error}", hint="`docmind-backup restore-plan --out FILE` writes one"
         ) from error
