@@ -169,7 +169,9 @@ def test_a_dry_run_decides_what_the_real_one_does_and_touches_nothing(
     assert all(v["reasons"] for v in dry.json()["verdicts"])
 
 
-@settings(max_examples=8, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_whatever_a_catalog_holds_the_dry_run_says_what_goes(data: st.DataObject, first: Path, cli: Cli) -> None:
     """Clocks that went back and forth, lacks, holds and damage, in any order; a catalog of its own for each."""
