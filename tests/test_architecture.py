@@ -42,6 +42,10 @@ START_UP = {
 }
 """What the command line imports inside its commands, so that `--help` and completion stay instant."""
 
+WALL_CLOCK = {"compose", "collection", "copying"}
+"""Who may ask what time it is: for an id, a record, the age of a file's last change. What waits goes by the monotonic
+clock, which no suspend and nobody who sets the time moves."""
+
 ALLOWED = {
     "__init__": "",
     "__main__": "cli",
@@ -67,7 +71,7 @@ ALLOWED = {
         " scripting"
     ),
     "restoring": "core errors bringing catalog durable inuse journal opening restored",
-    "picking": "core errors bringing catalog copying durable opening restoring",
+    "picking": "core errors catalog copying durable opening restoring",
     "opening": "core errors catalog copying durable foreign looking",
     "scripting": "core errors catalog durable",
     "rehearsal": "core errors bringing deep proving restored scratch scratch_collections uploads",
@@ -377,6 +381,15 @@ def test_only_the_command_line_prints_asks_and_exits(module: Module) -> None:
     raised = [ast.unparse(node.exc) for node in ast.walk(module.tree) if isinstance(node, ast.Raise) and node.exc]
 
     assert [name for name in (*called, *raised) if name in endings] == [] or module.name == "cli"
+
+
+@EACH
+def test_the_wall_clock_is_asked_only_for_what_is_written_down(module: Module) -> None:
+    asked = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+    asked |= {"time.localtime", "time.gmtime"}
+    names = [ast.unparse(node) for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)]
+
+    assert [name for name in names if name in asked] == [] or module.name in WALL_CLOCK
 
 
 # -- how it reads --------------------------------------------------------------------------------

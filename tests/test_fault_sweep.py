@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.faults import fuzz, strace
+from tests.faults import fuzz, fuzz_state, strace
 from tests.faults.trials import TRIALS, Trial
 
 POINTS = 5
@@ -27,3 +27,7 @@ def test_a_command_that_ends_at_a_system_call_leaves_old_or_new(
 
 def test_whatever_a_forged_file_says_reading_it_ends_in_words(tmp_path: Path) -> None:
     assert fuzz.cases(tmp_path / "fuzz", range(150)) == []
+
+
+def test_whatever_lies_beside_a_backup_or_comes_from_others_reading_it_ends_in_words(tmp_path: Path) -> None:
+    assert fuzz_state.cases(tmp_path / "fuzz", range(300)) == []

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from tests.catalogs import (
     NOON,
     backups,
@@ -31,6 +34,7 @@ from tests.conftest import Cli, Result
 from tests.environments import DocMindV2, build_v2, holding_duckdb
 from tests.standin import StandIn
 
+from docmind_backup.catalog import Catalog
 from docmind_backup.core.model import Event, Omission, Part, Reason, Scope
 from docmind_backup.verify import verify
 
@@ -164,6 +168,33 @@ def test_a_dry_run_decides_what_the_real_one_does_and_touches_nothing(
     assert going
     assert (dry.json()["removed"], sorted(real.json()["removed"])) == ([], going)
     assert all(v["reasons"] for v in dry.json()["verdicts"])
+
+
+@settings(
+    max_examples=8, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_a_catalog_holds_the_dry_run_says_what_goes(data: st.DataObject, first: Path, cli: Cli) -> None:
+    """Clocks that went back and forth, lacks, holds and damage, in any order; a catalog of its own for each."""
+    root = Path(tempfile.mkdtemp(dir=first.parent.parent))
+    for number in range(1, data.draw(st.integers(2, 7)) + 1):
+        started_at = NOON + timedelta(hours=data.draw(st.sampled_from([-90000, -30, 0, 1, 26, 700, 300000])))
+        lacks = data.draw(st.sampled_from([(), (), (COLD,), (BROKEN_CHAT,)]))
+        made = clone(first, number, root=root, started_at=started_at, omissions=lacks)
+        if data.draw(st.integers(0, 4)) == 0:
+            catalog = Catalog(root)
+            catalog.hold(catalog.read(made), "drawn")
+    keep = data.draw(st.sampled_from(["--keep-last", "--keep-daily", "--keep-hourly"]))
+    here = ("-C", first.parent.parent.parent, "--dest", root, keep, data.draw(st.integers(1, 3)))
+
+    dry = cli("prune", *here, "--keep-incomplete", "1", "--dry-run", "--json").json()
+    there = backups(root)
+    real = cli("prune", *here, "--keep-incomplete", "1", "--json").json()
+
+    assert (dry["verdicts"], dry["removed"]) == (real["verdicts"], [])
+    goes = {verdict["id"] for verdict in dry["verdicts"] if not verdict["keep"]}
+    assert backups(root) == [path for path in there if id_of(path) not in goes]
+    assert cli("prune", *here, "--keep-incomplete", "1", "--json").json()["removed"] == []
 
 
 def test_pruning_again_removes_nothing_more(first: Path, prune: Prune) -> None:

@@ -33,7 +33,6 @@ from docmind_backup.sharing import FAILURES, FICLONE, clone
 
 RUN_FILES = 64
 """Files that are copied together at most: handing one over costs as much as copying a small one."""
-LINE_LIMIT = 1 << 20
 LOCKED = (Part.STORAGE, Part.QDRANT)
 """Trees with a `.lock` of the application's, which no backup holds."""
 WHOLE = (Kind.FILE, Kind.SQLITE, Kind.DUCKDB, Kind.EMBEDDED)
@@ -88,7 +87,7 @@ def entries(
     try:
         with inventory.open("rb") as lines:
             lines.seek(first)
-            while length > 0 and (line := lines.readline(LINE_LIMIT)):
+            while length > 0 and (line := lines.readline(fmt.LINE_LIMIT)):
                 length -= len(line)
                 if not wanted(line):
                     continue

@@ -31,9 +31,14 @@ STATE = ".state"
 BRIEFS = "briefs.json"
 EVENTS = "events.jsonl"
 NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
+NO_LOCKS = "without locks two runs would harm each other: keep the backups on a file system that has them (flock)"
 LINKED = "a link, not a folder: give the path of its target"
 RECORD_LIMIT = 64 * 1024 * 1024
 """Bytes of a record or foreign manifest that are read at most; a larger one is not one."""
+MANY = 1 << 20
+"""Bytes from which a document's values are counted before it is parsed."""
+VALUES = 3_000_000
+"""A document has no more: a megabyte of brackets becomes twenty of lists."""
 
 Item = Backup | ForeignBackup | BrokenBackup | Unfinished
 
@@ -272,7 +277,7 @@ class Catalog:
                     return fd
             except OSError as error:
                 os.close(fd)
-                raise BackupError(f"cannot lock {path}: {error.strerror}") from error
+                raise BackupError(f"cannot lock {path}: {error.strerror}", hint=NO_LOCKS) from error
             except BaseException:
                 os.close(fd)
                 raise
@@ -414,17 +419,23 @@ def _removed(path: Path) -> bool:
 
 def read_limited(path: Path) -> bytes:
     """A small regular file's bytes; ValueError when it is none or larger than any record, OSError when unreadable."""
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("not a regular file")
+    if found.st_size > RECORD_LIMIT:
+        raise ValueError("far too large")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        raw = os.read(fd, 65_536)
+        read = [os.read(fd, 65_536)]
         while more := os.read(fd, 1 << 20):
-            raw += more
-            if len(raw) > RECORD_LIMIT:
+            read.append(more)
+            if len(read) << 20 > RECORD_LIMIT + (2 << 20):  # it grows while it is read
                 raise ValueError("far too large")
     finally:
         os.close(fd)
+    raw = b"".join(read)
+    if len(raw) > MANY and sum(map(raw.count, (b",", b"[", b"{"))) > VALUES:
+        raise ValueError("far too many values")
     return raw
 
 

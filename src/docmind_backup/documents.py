@@ -136,6 +136,7 @@ def _verified(seal: Seal | None) -> Json:
         else None,
         "deep": _deep_seal(seal.deep) if seal and seal.deep else None,
         "rehearsed_at": seal.rehearsed_at.isoformat() if seal and seal.rehearsed_at else None,
+        "unread_at": seal.unread_at.isoformat() if seal and seal.unread_at else None,
     }
 
 

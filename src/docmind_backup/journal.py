@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from docmind_backup import durable
-from docmind_backup.catalog import holder, read_limited, same_file
+from docmind_backup.catalog import NO_LOCKS, holder, read_limited, same_file
 from docmind_backup.core.journal import RUN, Journal, Phase, journal_bytes, read_journal
 from docmind_backup.errors import BackupError, Locked
 
@@ -81,6 +82,8 @@ class RestoreFolder:
             except OSError as error:
                 who = holder(fd)
                 os.close(fd)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise BackupError(f"cannot lock {self.path / LOCK}: {error.strerror}", hint=NO_LOCKS) from error
                 raise Locked(
                     f"another restore of {self.home} is under way: {who}", hint="wait for it to end"
                 ) from error

@@ -117,7 +117,10 @@ class Ledger:
                 data = {name: value for name, value in json.loads(path.read_bytes()).items() if name in known}
                 data["before"] = tuple((str(name), str(checksum)) for name, checksum in data["before"])
                 datetime.fromisoformat(data["asked_at"])
-                yield path, Begun(**data)
+                begun = Begun(**data)
+                others = {type(getattr(begun, name)) for name in known - {"before", "size"}}
+                if others == {str} and type(begun.size) is int:
+                    yield path, begun
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
 

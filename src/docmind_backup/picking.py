@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docmind_backup import durable
-from docmind_backup.bringing import LINE_LIMIT
 from docmind_backup.catalog import reading
 from docmind_backup.copying import Copier, SourceError
 from docmind_backup.core import format as fmt
@@ -69,7 +68,7 @@ def _would(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damage
 def _entries(backup: Backup) -> Iterator[Entry]:
     try:
         with (backup.directory / fmt.INVENTORY).open("rb") as lines:
-            while line := lines.readline(LINE_LIMIT):
+            while line := lines.readline(fmt.LINE_LIMIT):
                 yield fmt.read_entry(line)
     except ValueError as error:
         raise DamageFound(

@@ -44,7 +44,6 @@ from docmind_backup.errors import DamageFound, NoSpace
 from docmind_backup.scratch import NoScratch
 
 T = TypeVar("T")
-LINE_LIMIT = 1 << 20
 UPLOADS = "data/uploads"
 
 
@@ -67,7 +66,7 @@ def deepen_foreign(found: Verification, foreign: Foreign, *, on_event: OnEvent =
 def _uploads(directory: Path) -> Iterator[FileEntry]:
     """By the inventory, of which only their lines are parsed."""
     with (directory / fmt.INVENTORY).open("rb") as lines:
-        while line := lines.readline(LINE_LIMIT):
+        while line := lines.readline(fmt.LINE_LIMIT):
             if UPLOADS.encode() in line:
                 entry = fmt.read_entry(line)
                 if isinstance(entry, FileEntry) and entry.path.startswith(f"{UPLOADS}/"):

@@ -137,6 +137,8 @@ def verified(backup: Backup, now: datetime) -> str:
     seal = backup.seal
     if seal and not seal.intact:
         return "DAMAGED"
+    if backup.doubted:
+        return "UNREADABLE"
     if seal and seal.verified_at:
         return age(seal.verified_at, now) + (" deep" if seal.level == "deep" else "")
     return f"{_percent(backup, seal.round)} %" if seal and seal.round else "never"
@@ -693,6 +695,8 @@ def _seal_words(backup: Backup, now: datetime) -> str:
         words += f"; opened by its engines {age(seal.deep.proved_at, now)}"
     if seal.rehearsed_at:
         words += f"; restored to scratch {age(seal.rehearsed_at, now)}"
+    if seal.unread_at:
+        words += f"; since then a file COULD NOT BE READ, {age(seal.unread_at, now)}"
     if not seal.round:
         return words
     return f"{words}; {_percent(backup, seal.round)} % read since {_moment(seal.round.started_at)}"

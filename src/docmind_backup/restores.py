@@ -180,8 +180,10 @@ def read_plan(path: Path) -> tuple[str, Selection, dict[str, Any]]:
     """(directory of the backup, what was wanted, all of it) of a plan that `restore-plan --out` wrote."""
     try:
         data = json.loads(read_limited(path))
+        if not isinstance(data.get("target", {}), dict):
+            raise TypeError("target")
         return str(data["directory"]), read_selection(data["selection"]), data
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not a plan"
         raise UsageError(f"{path} {why}", hint="`docmind-backup restore-plan --out FILE` writes one") from error
 

@@ -21,8 +21,10 @@ from docmind_backup.core.verifier import (
     Altered,
     Unproved,
     Unread,
+    Unreadable,
     Verification,
     Why,
+    doubted,
     parse_budget,
     parse_percent,
     seal_after,
@@ -198,6 +200,8 @@ class Verifier:
         seal, most = backup.seal, self._extent.max_age
         if most is None or seal is None or not (seal.intact and seal.verified_at and seal.fingerprint):
             return False
+        if seal.unread_at:
+            return False
         at: datetime | None = seal.verified_at
         if self._extent.deep:
             at = seal.deep.proved_at if seal.deep else None
@@ -226,6 +230,7 @@ class Verifier:
             also = tuple(b.id for b in _also_damaged(self._look, found, Seal("", self._look.clock(), "full", False)))
             return replace(found, also_damaged=also)
         also = tuple(b.id for b in _also_damaged(self._look, found, seal))
+        _doubt_sharers(self._look, found)
         return replace(found, remembered=_remember(self._look, found.directory, seal), also_damaged=also)
 
 
@@ -263,6 +268,14 @@ def _also_damaged(look: Look, found: Verification, seal: Seal) -> tuple[Backup, 
     for backup in also:
         _remember(look, backup.directory, replace(seal, record_sha256=_record_digest(backup.directory)))
     return also
+
+
+def _doubt_sharers(look: Look, found: Verification) -> None:
+    """The backups that share a file which the disk refuses cannot be read wholly either, until one of them can."""
+    refused = [f.path for f in found.findings if isinstance(f, Unreadable)]
+    for backup in sharing.sharers(found.directory, refused, beside(look, found.directory).backups()) if refused else ():
+        seal = doubted(backup.seal, _record_digest(backup.directory), look.clock())
+        _remember(look, backup.directory, seal)
 
 
 def _record_digest(directory: Path) -> str:

@@ -57,7 +57,7 @@ def _entries(inventory: Path, source: SourceRecord) -> Iterator[Entry]:
     offset, length = source.lines
     with inventory.open("rb") as lines:
         lines.seek(offset)
-        while lines.tell() < offset + length and (line := lines.readline()):
+        while lines.tell() < offset + length and (line := lines.readline(fmt.LINE_LIMIT)):
             yield fmt.read_entry(line)
 
 

@@ -324,8 +324,9 @@ def _segment(inventory: Path, offset: int, length: int) -> Iterator[list[bytes]]
     with inventory.open("rb") as lines:
         lines.seek(offset)
         end = offset + length
-        while (left := end - lines.tell()) > 0 and (some := lines.readlines(min(left, LINES))):
-            yield some
+        while (left := end - lines.tell()) > 0 and (block := lines.read(min(left, LINES))):
+            rest = b"" if block.endswith(b"\n") else lines.readline(fmt.LINE_LIMIT)
+            yield (block + rest).splitlines(keepends=True)
 
 
 def _between(inventory: Path, segments: list[tuple[int, int]]) -> Iterator[list[bytes]]:

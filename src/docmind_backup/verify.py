@@ -43,8 +43,6 @@ from docmind_backup.errors import BackupError, Stopped
 
 LARGE = 32 * 1024 * 1024
 """Bytes from which a file is read before the others."""
-LINE_LIMIT = 1 << 20
-"""Bytes of one inventory line at most; names and targets are below 4 KiB each."""
 KNOWN = 100_000
 """Files with several names whose digest is kept for the rest of a run: some 30 MB. The others are read again."""
 
@@ -124,7 +122,7 @@ def fingerprint(directory: Path) -> str:
     try:
         _add_own(seen, directory)
         with (directory / fmt.INVENTORY).open("rb") as lines:
-            while line := lines.readline(LINE_LIMIT):
+            while line := lines.readline(fmt.LINE_LIMIT):
                 if found := fmt.file_fields(line):
                     path = fmt.contained(found[0])
                     seen.add(path, _identity_at(directory / path))
@@ -288,7 +286,7 @@ class _Check:
         read = fmt.read_entry if trusted == fmt.INVENTORY else _sums_entry
         try:
             with (self._directory / trusted).open("rb") as lines:
-                while line := lines.readline(LINE_LIMIT):
+                while line := lines.readline(fmt.LINE_LIMIT):
                     entry = read(line)
                     if _key(entry.path) not in self._expected:
                         yield entry
@@ -466,7 +464,7 @@ def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
         suppress(ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError),
         (directory / trusted).open("rb") as lines,
     ):
-        while line := lines.readline(LINE_LIMIT):
+        while line := lines.readline(fmt.LINE_LIMIT):
             found = fmt.file_fields(line)
             if found and found[1] >= LARGE:
                 yield found[1], fmt.contained(found[0])

@@ -151,6 +151,7 @@ def test_a_journal_is_read_as_it_was_written() -> None:
         {"folders": ("/",)},
         {"swaps": (replace(swap(1, comes=True, had=True), kept="/etc/passwd"),)},
         {"swaps": (replace(swap(1, comes=True, had=True), staged=f"{FOLDER}/new/../../../backups"),)},
+        {"swaps": (replace(swap(1, comes=True, had=True), kept=f"{FOLDER}/.."),)},
         {"pieces": (replace(PIECE, stored="../chat.db"),)},
     ],
     ids=lambda changes: ",".join(changes),
@@ -164,6 +165,26 @@ def test_a_journal_that_reaches_elsewhere_is_none(changes: dict[str, object]) ->
 def test_what_is_no_journal_is_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         read_journal(raw)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": 5},
+        {"folders": (5,)},
+        {"backup_id": None},
+        {"aside": "no"},
+        {"swaps": (replace(swap(1, comes=True, had=True), live=7),)},
+        {"swaps": (replace(swap(1, comes=True, had=True), comes=1),)},
+        {"pieces": (replace(PIECE, lines=("0", "9")),)},
+        {"pieces": (replace(PIECE, folder=["/"]),)},
+        {"notes": {"docs": "old"}},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_a_journal_with_a_value_of_another_type_is_none(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not the journal of a restore"):
+        read_journal(journal_bytes(replace(JOURNAL, **changes)))  # type: ignore[arg-type]
 
 
 def test_two_sources_with_files_of_one_name_are_kept_apart() -> None:

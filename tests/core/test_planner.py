@@ -411,7 +411,8 @@ def test_encrypted_artifacts_without_the_settings_are_worth_a_word() -> None:
 # -- names ---------------------------------------------------------------------------------------
 
 
-@given(st.text(min_size=1, max_size=300))
+@given(st.text(max_size=300))
+@example("")
 @example("..")
 @example(".")
 @example("a/b")

@@ -50,6 +50,7 @@ COLD = Omission(Part.CACHE, "cache/docmind.duckdb", Reason.BUSY, rebuildable=Tru
 BROKEN_CHAT = Omission(Part.CHAT, "data/chat.db", Reason.DAMAGED)
 SHRUNK = Shrink(Part.UPLOADS, "files", before=412, now=3)
 BAD_SEAL = Seal("0" * 64, NOW, "full", intact=False)
+UNREAD_SEAL = Seal("0" * 64, NOW, "full", intact=True, unread_at=NOW)
 
 
 def backup(
@@ -95,6 +96,8 @@ def in_state(good: Backup, state: str) -> Backup:
             return replace(good, record=replace(record, shrinks=(SHRUNK,), shrink_accepted=True))
         case "damaged":
             return replace(good, seal=BAD_SEAL)
+        case "unread":
+            return replace(good, seal=UNREAD_SEAL)
         case "held":
             return replace(good, held="pre-upgrade")
         case _:
@@ -215,6 +218,22 @@ def test_after_the_clock_went_back_the_sequence_decides_what_is_newer() -> None:
     assert removed(RetentionPolicy(last=1), backups) == names(1, 2)
     assert removed(RetentionPolicy(yearly=1), backups) == names(1, 2)
     assert removed(RetentionPolicy(within=timedelta(days=1)), backups) == set()
+
+
+def test_damage_in_what_was_made_after_the_clock_went_back_removes_nothing_older() -> None:
+    """A time is counted back from a date that only damage could move forward, were it the newest one's."""
+    backups = [backup(1, "2026-11-20T02:00"), backup(2, "2026-11-22T02:00"), backup(3, "2026-11-20T03:00")]
+    policy = RetentionPolicy(within=timedelta(hours=5))
+    struck = [*backups[:2], in_state(backups[2], "damaged")]
+
+    assert removed(policy, backups) == names(1)
+    assert removed(policy, struck) <= removed(policy, backups) | names(3)
+
+
+def test_after_the_clock_was_set_to_1970_and_stayed_there_the_newest_are_within() -> None:
+    backups = [*nights(3), *(backup(n, f"1970-01-0{n}T02:00") for n in (4, 5, 6))]
+
+    assert removed(RetentionPolicy(within=timedelta(days=7)), backups) == set()
 
 
 def test_a_backup_started_now_is_not_in_the_future_and_a_microsecond_later_is() -> None:
@@ -352,7 +371,9 @@ def test_the_longest_length_of_time_that_can_be_written_keeps_everything() -> No
 
 # -- properties ----------------------------------------------------------------------------------
 
-STATES = st.sampled_from(["good"] * 5 + ["cold", "lacking", "lacking", "shrunk", "accepted", "damaged", "held"])
+STATES = st.sampled_from(
+    ["good"] * 5 + ["cold", "lacking", "lacking", "shrunk", "accepted", "damaged", "unread", "held"]
+)
 KINDS = st.sampled_from(["full", "full", "full", "thin", "thin", "cache", "text", "other"])
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns"])
 MOMENTS = st.one_of(
@@ -418,12 +439,13 @@ def kept_as_written(policy: RetentionPolicy, b: Backup, backups: Sequence[Backup
         b in same[:1]
         or sum(age(c) > age(b) for c in rivals) < policy.last
         or any(_newest_of_a_bucket(b, rivals, name, getattr(policy, name), zone) for name in COUNTS[1:])
-        or _is_within(policy.within, b, rivals[0])
+        or _is_within(policy.within, b, rivals)
     )
 
 
-def _is_within(within: timedelta | None, b: Backup, newest: Backup) -> bool:
-    return bool(within) and b.record.started_at >= newest.record.started_at - (within or timedelta())
+def _is_within(within: timedelta | None, b: Backup, rivals: Sequence[Backup]) -> bool:
+    newer = [c for c in rivals if age(c) >= age(b)]
+    return bool(within) and all(c.record.started_at - b.record.started_at <= (within or timedelta()) for c in newer)
 
 
 def _newest_of_a_bucket(b: Backup, rivals: list[Backup], name: str, count: int, zone: str) -> bool:
@@ -567,12 +589,13 @@ def test_without_anything_good_that_covers_it_nothing_is_removed(
 
 
 @given(st.data(), catalogs(), policies())
-def test_finding_damage_in_a_backup_never_removes_another_sound_one(
+def test_finding_a_backup_damaged_or_unreadable_never_removes_another_sound_one(
     data: st.DataObject, backups: list[Backup], policy: RetentionPolicy
 ) -> None:
     assume(any(stands(b) for b in backups))
     struck = data.draw(st.sampled_from([b for b in backups if stands(b)]))
-    after = [in_state(b, "damaged") if b is struck else b for b in backups]
+    state = data.draw(st.sampled_from(["damaged", "unread"]))
+    after = [in_state(b, state) if b is struck else b for b in backups]
     sound = {b.directory for b in backups if stands(b) and b is not struck}
 
     assert removed(policy, after) & sound <= removed(policy, backups)

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.faults import disk, fuzz, mutations, power, proving, strace
+from tests.faults import disk, fuzz, fuzz_state, mutations, power, proving, strace
 from tests.faults.rows import KINDS
 from tests.faults.trials import TRIALS, Finding, Trial
 
@@ -115,10 +115,13 @@ def _swept(kind: str, trial: Trial, faults: list[str], count: int, folder: Path)
 
 
 def _fuzzed(given: argparse.Namespace, folder: Path) -> int:
-    """Two processes: each case reads the whole backup."""
+    """Half of them the files of a backup, in which each case reads the whole of it; half what lies beside and comes
+    from others. A process each."""
     seeds = range(given.seed, given.seed + given.cases)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        halves = [pool.submit(fuzz.cases, folder / str(i), seeds[i::2]) for i in range(2)]
+        halves = [
+            pool.submit(one.cases, folder / one.__name__, seeds[i::2]) for i, one in enumerate((fuzz, fuzz_state))
+        ]
         broken = _told(finding for half in halves for finding in half.result())
     print(f"fuzz   {given.cases} cases, seeds from {given.seed}: {broken} failed", flush=True)
     return broken

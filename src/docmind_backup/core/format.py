@@ -61,6 +61,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PARTS = {part.value: part for part in Part}
 _KINDS = {kind.value: kind for kind in Kind}
 """A look-up in a dict costs a tenth of a call of the enumeration: `list` makes 50 for each backup."""
+LINE_LIMIT = 1 << 20
+"""Bytes of one inventory line at most; names and targets are below 4 KiB each."""
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Values of `requires` this code understands."""
 
@@ -659,6 +661,7 @@ def seal_bytes(seal: Seal) -> bytes:
         "round": _round_fields(seal.round) if seal.round else None,
         "deep": _deep_fields(seal.deep) if seal.deep else None,
         "rehearsed_at": seal.rehearsed_at.isoformat() if seal.rehearsed_at else None,
+        "unread_at": seal.unread_at.isoformat() if seal.unread_at else None,
     }
     return (json.dumps(fields, sort_keys=True) + "\n").encode()
 
@@ -694,6 +697,7 @@ def read_seal(raw: bytes) -> Seal:
             _read_round(data["round"]) if data.get("round") is not None else None,
             _read_deep(data["deep"]) if data.get("deep") is not None else None,
             _time(data["rehearsed_at"]) if data.get("rehearsed_at") is not None else None,
+            _time(data["unread_at"]) if data.get("unread_at") is not None else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a seal") from error

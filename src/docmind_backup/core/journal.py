@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from docmind_backup.core.format import INVENTORY, contained
 from docmind_backup.core.model import Kind, Part, SourceRecord
@@ -251,6 +251,9 @@ def read_journal(raw: bytes) -> Journal:
                 **{name: tuple(data[name]) for name in ("folders", "made", "left_out", "collections")},
             }
         )
+        everything: tuple[Journal | Piece | Swap, ...] = (journal, *journal.pieces, *journal.swaps)
+        for one in everything:
+            _refuse_other_types(one)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not the journal of a restore: {error}") from error
     return _checked(journal)
@@ -262,6 +265,18 @@ def _piece(data: Mapping[str, Any]) -> Piece:
     return Piece(**{**data, **kinds, "stored": contained(data["stored"]), "lines": (first, length)})
 
 
+def _refuse_other_types(one: Journal | Piece | Swap) -> None:
+    """JSON knows less than the fields do: a number where a path belongs is a TypeError."""
+    for name, kind in get_type_hints(type(one)).items():
+        value = getattr(one, name)
+        values, kinds = (value, get_args(kind)[:1]) if get_origin(kind) is tuple else ((value,), (kind,))
+        wanted = get_origin(kinds[0]) or kinds[0]
+        if not all(type(each) is wanted or wanted not in (str, int, bool) for each in values):
+            raise TypeError(f"{name} is {value!r}"[:200])
+    if isinstance(one, Journal) and not all(isinstance(note, dict) for note in one.notes.values()):
+        raise TypeError("a note is no object")
+
+
 def _checked(journal: Journal) -> Journal:
     """Everything that will be moved or deleted lies in a folder of this run."""
     names = (journal.run, f".{journal.run}")
@@ -271,6 +286,6 @@ def _checked(journal: Journal) -> Journal:
         raise ValueError("its inventory is not in a folder of its own")
     for swap in journal.swaps:
         for path in (swap.staged, swap.kept):
-            if not any(path.startswith(f"{folder}/") for folder in journal.folders) or "/../" in path:
+            if not any(path.startswith(f"{folder}/") for folder in journal.folders) or ".." in path.split("/"):
                 raise ValueError("it moves something to a place that is not its own")
     return journal

@@ -492,6 +492,8 @@ class Seal:
     """Stays when the contents alone are read again: they are what the engines saw."""
     rehearsed_at: datetime | None = None
     """When the last verification began in which all of it was restored into scratch, and was right. Stays likewise."""
+    unread_at: datetime | None = None
+    """When the last verification began that the disk refused a file to; None once all of it could be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,6 +515,11 @@ class Backup:
         return self.seal is not None and not self.seal.intact
 
     @property
+    def doubted(self) -> bool:
+        """The disk refused a file of it when it was last verified: whether it is whole, nobody knows."""
+        return self.seal is not None and self.seal.unread_at is not None
+
+    @property
     def verified(self) -> bool:
         """Whether all of it was read once, or damage found."""
         return self.seal is not None and self.seal.verified_at is not None
@@ -522,7 +529,7 @@ class Backup:
         """Good enough to stand for its scope: design.md, invariant 4."""
         record = self.record
         accepted = not record.shrinks or record.shrink_accepted
-        return record.lacks_only_rebuildable and accepted and not self.damaged
+        return record.lacks_only_rebuildable and accepted and not self.damaged and not self.doubted
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,7 +284,7 @@ def folder_name(collection: str) -> str:
         return collection
     escaped = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02x}" for b in raw)
     if len(escaped) <= 200:
-        return escaped
+        return escaped or "%"
     return f"{escaped[:120]}%%{hashlib.sha256(raw).hexdigest()[:16]}"
 
 

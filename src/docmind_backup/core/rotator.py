@@ -2,8 +2,9 @@
 
 Invariant 4 of the design: nothing good is removed on the strength of something worse. So a backup is only
 ever measured against backups that *count* (they lack nothing but the rebuildable cache, are not known to be
-damaged, not held, not dated in the future) and whose scope covers its own: seven backups without Qdrant
-never push out one with it. Newer means a higher sequence number, never a later date: clocks jump.
+damaged, could be read when last verified, are not held, not dated in the future) and whose scope covers its
+own: seven backups without Qdrant never push out one with it. Newer means a higher sequence number, never a
+later date: clocks jump.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
-from itertools import chain
+from itertools import accumulate, chain
 
 from docmind_backup.core.model import Backup, Scope
 from docmind_backup.errors import UsageError
@@ -30,7 +31,8 @@ class RetentionPolicy:
     monthly: int = 0
     yearly: int = 0
     within: timedelta | None = None
-    """Counted back from the newest backup that counts, not from today: a pause removes nothing."""
+    """Counted back from the newest backup that counts, not from today: a pause removes nothing. Where the clock went
+    back, from the latest date of those that came after it."""
     incomplete: int = 3
     """How many incomplete ones older than the newest good one stay."""
 
@@ -140,7 +142,7 @@ class _Line:
     """Held or dated in the future, with the word for it: they stay and measure nothing."""
     counting: tuple[Backup, ...]
     lacking: tuple[Backup, ...]
-    """The rest: incomplete, shrunk or damaged."""
+    """The rest: incomplete, shrunk, damaged or not wholly readable."""
     rivals: tuple[Backup, ...]
     """All that count and whose scope covers this one; `counting` is among them."""
 
@@ -222,9 +224,12 @@ def _by_rule(rule: _Rule, count: int, rivals: Sequence[Backup], zone: tzinfo) ->
 
 
 def _by_time(within: timedelta, rivals: Sequence[Backup]) -> Iterator[_Mark]:
+    """Held against the latest date of those that are newer, by their sequence: where one of them turns out to be
+    damaged, that date can only go back."""
     words = _in_restics_words(within)
-    for backup in rivals:
-        keep = rivals[0].record.started_at - backup.record.started_at <= within
+    dates = accumulate((rival.record.started_at for rival in rivals), max)
+    for backup, latest in zip(rivals, dates, strict=True):
+        keep = latest - backup.record.started_at <= within
         yield backup, keep, f"within {words}" if keep else f"not within {words}"
 
 
@@ -256,4 +261,6 @@ def _by_lack(count: int, line: _Line) -> Iterator[_Mark]:
 def _lack(backup: Backup) -> str:
     if backup.damaged:
         return "damaged"
+    if backup.doubted:
+        return "not wholly readable"
     return "shrunk" if backup.record.lacks_only_rebuildable else "incomplete"

@@ -51,13 +51,14 @@ class EarlierCollection:
 
 
 def usable(history: Sequence[Backup], data_dir: str, now: datetime) -> tuple[Backup, ...]:
-    """Those of the catalog's backups whose files may be shared: of this environment, not known to be damaged."""
+    """Those whose files may be shared: of this environment, not known to be damaged or unreadable."""
     return tuple(
         backup
         for backup in history
         if backup.record.scope.data_dir == data_dir
         and backup.record.format == FORMAT
         and not backup.damaged
+        and not backup.doubted
         and backup.record.started_at <= now
     )
 

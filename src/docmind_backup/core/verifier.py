@@ -223,13 +223,25 @@ def seal_after(
     `digest`: of its record; `under_way`: the round that `found` went on with; `now`: when it began. A round that is
     through is a full verification as old as the first byte of it.
     """
-    match judge(found.findings), found.level:
-        case Verdict.DAMAGED, level:
-            return Seal(digest, now, level, intact=False)
-        case (_, "quick") | (Verdict.UNCHECKED, "full" | "deep"):
-            return None
-        case verdict, _:
-            pass
+    match judge(found.findings):
+        case Verdict.DAMAGED:
+            return Seal(digest, now, found.level, intact=False)
+        case Verdict.UNCHECKED:
+            part = _after_reading(found, digest, before, under_way, now) if found.level == "part" else None
+            return doubted(part or before, digest, now)
+        case Verdict.INTACT:
+            return None if found.level == "quick" else _after_reading(found, digest, before, under_way, now)
+
+
+def doubted(seal: Seal | None, digest: str, now: datetime) -> Seal:
+    """What is known, and that a file could not be read: till then it was what the seal says."""
+    return replace(seal or Seal(digest, None, "part", intact=True), unread_at=now)
+
+
+def _after_reading(
+    found: Verification, digest: str, before: Seal | None, under_way: Round | None, now: datetime
+) -> Seal | None:
+    """Of what could be read, and was right."""
     deep = _deep(found, now) or (before.deep if before else None)
     proven = found.rehearsed is not None and found.rehearsed.whole
     rehearsed = now if proven else before.rehearsed_at if before else None
@@ -239,7 +251,7 @@ def seal_after(
     if not found.left_files:
         level = "deep" if found.level == "deep" else "full"
         sealed = Seal(digest, started, level, True, found.fingerprint, deep=deep, rehearsed_at=rehearsed)
-        return None if verdict is Verdict.UNCHECKED else sealed
+        return None if judge(found.findings) is Verdict.UNCHECKED else sealed
     if not found.covered:
         return None
     done = found.covered + (under_way.bytes if under_way else 0)
