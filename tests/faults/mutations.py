@@ -130,7 +130,8 @@ MUTATIONS = (
         "a link in a discarded backup is followed",
         5,
         "catalog.py",
-        "        shutil.rmtree(path)\n",
+        "        remove_tree(path)\n",
+        "        import shutil\n"
         "        for each in sorted(path.rglob('*'), reverse=True):\n"
         "            [shutil.rmtree(each.resolve()) if each.is_dir() else each.unlink(missing_ok=True)]\n"
         "        shutil.rmtree(path, ignore_errors=True)\n",
