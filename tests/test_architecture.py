@@ -88,7 +88,7 @@ ALLOWED = {
     "catalog": "core errors briefs durable reach",
     "collection": "core errors creating durable ledger sharing",
     "consistency": "core errors records",
-    "copying": "core direct",
+    "copying": "core direct folders",
     "creating": "core errors ledger",
     "crew": "core copying errors starting",
     "deep": "core errors scratch",
