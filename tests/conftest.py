@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from tests.environments import DocMindV2, build_v2
 from tests.standin import StandIn
 
+import docmind_backup
 from docmind_backup.cli import main
 
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,8 +26,14 @@ settings.load_profile("ours")
 SHELL = ("DOCMIND_", "QDRANT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
-def pytest_configure() -> None:
-    """Ctrl-C is heard, by what the tests start too: a shell switches it off for what it puts into the background."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C is heard, by what the tests start too: a shell switches it off for what it puts into the background.
+
+    And the package is compiled once, as pip does: hundreds of processes are started from it, and where
+    PYTHONDONTWRITEBYTECODE is set each of them would compile it again.
+    """
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(docmind_backup.__file__).parent, quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

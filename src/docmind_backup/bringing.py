@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from docmind_backup.copying import BUFFER, Copier, SourceError, open_source, reading
+from docmind_backup.copying import BUFFER, SMALL, Copier, SourceError, open_source, reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.journal import Piece
 from docmind_backup.core.model import (
@@ -37,6 +39,7 @@ LOCKED = (Part.STORAGE, Part.QDRANT)
 """Trees with a `.lock` of the application's, which no backup holds."""
 WHOLE = (Kind.FILE, Kind.SQLITE, Kind.DUCKDB, Kind.EMBEDDED)
 """What is brought back as a whole or not at all."""
+_SIZE = re.compile(rb'"type":"file","size":(\d+),')
 _ROOT = os.geteuid() == 0
 
 
@@ -78,13 +81,18 @@ def bring(directory: Path, inventory: Path, pieces: tuple[Piece, ...], on_event:
         raise teller.failure from None
 
 
-def entries(inventory: Path, piece: Piece) -> Iterator[tuple[str, Entry]]:
-    """(path below the piece's root, entry), from the inventory; DamageFound when it is not the piece's."""
+def entries(
+    inventory: Path, piece: Piece, wanted: Callable[[bytes], bool] = lambda _: True
+) -> Iterator[tuple[str, Entry]]:
+    """(path below the piece's root, entry), from the inventory's lines; DamageFound when one is not the piece's."""
     first, length = piece.lines
     try:
         with inventory.open("rb") as lines:
             lines.seek(first)
-            while lines.tell() < first + length and (line := lines.readline(LINE_LIMIT)):
+            while length > 0 and (line := lines.readline(LINE_LIMIT)):
+                length -= len(line)
+                if not wanted(line):
+                    continue
                 entry = fmt.read_entry(line)
                 if not entry.path.startswith(piece.stored):
                     raise ValueError(f"{fmt.printable(entry.path)} is not of {piece.stored}")
@@ -100,6 +108,31 @@ _Name = tuple[int | None, str]
 """As reach.near has it."""
 
 
+def _is_small(line: bytes) -> bool:
+    """Whether an inventory's line is plainly a small file's (a quote within a path is escaped)."""
+    return bool((size := _SIZE.search(line)) and int(size[1]) <= SMALL)
+
+
+@dataclass(slots=True)
+class _Large:
+    """Files that go among the small ones evenly: the disk writes these while the cores are busy with those."""
+
+    bytes: int = 0
+    _given: int = 0
+    _waiting: deque[FileEntry] = field(default_factory=deque[FileEntry])
+
+    def add(self, entry: FileEntry) -> None:
+        self.bytes += entry.size
+        self._waiting.append(entry)
+
+    def due(self, share: float) -> Iterator[FileEntry]:
+        """Those whose turn it is when such a share (0 to 1) of the small ones was given."""
+        while self._waiting and self._given <= share * self.bytes:
+            entry = self._waiting.popleft()
+            self._given += entry.size
+            yield entry
+
+
 class _Bringing:
     """One piece on its way."""
 
@@ -113,6 +146,8 @@ class _Bringing:
         """Those that were made, by their path below the root: nothing is put anywhere else."""
         self._run: list[FileEntry] = []
         self._run_bytes = 0
+        self._large = _Large()
+        self._small_bytes = 0
         self._files = 0
         self._clones = True
         self._brought = Brought(piece)
@@ -122,9 +157,12 @@ class _Bringing:
         self._tell(StepStarted(piece.stored))
         Path(piece.staged()).parent.mkdir(mode=0o700, parents=True)
         try:
-            for rest, entry in entries(self._inventory, piece):
+            for rest, entry in entries(self._inventory, piece, lambda line: not _is_small(line)):
+                self._one(rest, entry)
+            for rest, entry in entries(self._inventory, piece, _is_small):
                 self._one(rest, entry)
             self._send()
+            self._give_large(1.0)
             self._window.finish()
         finally:
             self._window.abandon_unless_done()
@@ -150,6 +188,8 @@ class _Bringing:
                 with near(self._piece.staged(rest)) as (into, name):
                     os.symlink(entry.target, name, dir_fd=into)
                     _dress(into, name, entry)
+            case FileEntry() if entry.size > SMALL:
+                self._large.add(entry)
             case FileEntry():
                 self._later(entry)
 
@@ -166,9 +206,17 @@ class _Bringing:
         run, size = self._run, self._run_bytes
         self._run, self._run_bytes = [], 0
         if run:
-            light = run[0].size <= LIGHT
-            self._window.give(partial(self._copy_all, run), self._take, size, len(run), light=light)
-            self._files += len(run)
+            self._give(run, size, light=run[0].size <= LIGHT)
+            self._small_bytes += size
+            self._give_large(self._small_bytes / max(1, self._piece.bytes - self._large.bytes))
+
+    def _give_large(self, share: float) -> None:
+        for entry in self._large.due(share):
+            self._give([entry], entry.size, light=False)
+
+    def _give(self, run: list[FileEntry], size: int, *, light: bool) -> None:
+        self._window.give(partial(self._copy_all, run), self._take, size, len(run), light=light)
+        self._files += len(run)
 
     def _take(self, result: Callable[[], _Outcomes]) -> None:
         self._brought.damaged += result()

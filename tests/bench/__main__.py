@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import shutil
 import signal
@@ -17,6 +18,8 @@ from tests.bench import report
 from tests.bench.measure import BenchError
 from tests.bench.rows import EXPERIMENTS, RUNS, Bench, Experiment, Line
 
+import docmind_backup
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: everything measured; 1: a result was wrong or a row failed. A target that is not met is no failure."""
@@ -25,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for experiment in EXPERIMENTS:
             print(f"{experiment.name:12} {experiment.about}{' (--large)' if experiment.large else ''}")
         return 0
+    compileall.compile_dir(Path(docmind_backup.__file__).parent, quiet=2)
     given.work.mkdir(parents=True, exist_ok=True)
     out = given.work.resolve() / f"{RUNS}{time.time_ns()}"
     out.mkdir()
