@@ -476,18 +476,18 @@ def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
 def observe(directory: Path, path: str, copier: Copier, known: Known, *, hashed: bool) -> Observed | Unreadable | None:
     """What lies at `path`; None: nothing; Unreadable when the operating system would not say."""
     try:
-        with near(f"{directory}/{path}") as (folder, name):
-            return _observed(folder, name, copier, known, hashed=hashed)
+        return _observed(directory / path, copier, known, hashed=hashed)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return Unreadable(path, error.strerror or "cannot be read")
 
 
-def _observed(folder: int | None, name: str, copier: Copier, known: Known, *, hashed: bool) -> Observed:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+def _observed(path: Path, copier: Copier, known: Known, *, hashed: bool) -> Observed:
+    found = lstat(str(path))
     if stat.S_ISLNK(found.st_mode):
-        return Observed("link", target=os.readlink(name, dir_fd=folder))
+        with near(str(path)) as (folder, name):
+            return Observed("link", target=os.readlink(name, dir_fd=folder))
     if stat.S_ISDIR(found.st_mode):
         return Observed("directory")
     if not stat.S_ISREG(found.st_mode):
@@ -497,7 +497,7 @@ def _observed(folder: int | None, name: str, copier: Copier, known: Known, *, ha
     if sha256 := known.digest(found):
         copier.on_bytes(found.st_size)
         return Observed("file", found.st_size, sha256, identity=_identity(found))
-    return _read(folder, name, copier, known)
+    return _read(path, copier, known)
 
 
 def snapshot_findings(directory: Path, path: str, known: Known) -> Iterator[Finding]:
@@ -535,9 +535,10 @@ def sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
     return FileEntry(entry.path, size=size, sha256=entry.sha256, mtime_ns=0, mode=0)
 
 
-def _read(folder: int | None, name: str, copier: Copier, known: Known) -> Observed:
+def _read(path: Path, copier: Copier, known: Known) -> Observed:
     """Stat and digest of the same open file."""
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with near(str(path)) as (folder, name):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         found = os.fstat(fd)
         sha256, count = copier.hash(fd, copier.on_bytes)
