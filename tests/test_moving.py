@@ -266,7 +266,7 @@ def test_no_kind_of_source_is_reached_through_a_link(tmp_path: Path, kind: Kind)
     staging.mkdir()
     (tmp_path / "source").symlink_to(elsewhere)
     stored: list[Entry] = []
-    source = Source(Part.CHAT, kind, "it", tmp_path / "source" / "deep" / "it", PurePosixPath("it"))
+    source = Source(Part.CHAT, kind, "it", tmp_path / "source" / "deep" / "it", PurePosixPath("data/it"))
 
     captured = capture(source, staging, stored.append, lambda _: None)
 
