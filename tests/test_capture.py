@@ -532,7 +532,7 @@ def test_what_may_not_be_read_is_named_and_the_rest_is_captured(open_place: Path
 
 def test_a_read_error_is_the_source_s() -> None:
     with tempfile.TemporaryDirectory() as place:
-        run = Run(Path("/proc/self/mem"), Path(place, "staging"), kind=Kind.FILE)
+        run = Run(Path(f"/proc/{os.getpid()}/mem"), Path(place, "staging"), kind=Kind.FILE)
 
         assert run.reasons() == {"uploads": Reason.UNREADABLE}
         assert run.captured.omissions[0].detail == os.strerror(errno.EIO)

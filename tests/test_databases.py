@@ -148,7 +148,7 @@ class Run:
         return omission.reason
 
     def stored(self) -> list[str]:
-        return sorted(os.listdir(self.copy.parent))
+        return sorted(path.name for path in self.copy.parent.glob("*"))
 
 
 def seen(folder: Path) -> dict[str, tuple[object, ...]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from docmind_backup.copying import BUFFER, SMALL, Copier, SourceError, open_source
+from docmind_backup.copying import BUFFER, SMALL, Copier, SourceError, open_source, reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.journal import Piece
 from docmind_backup.core.model import (
@@ -29,6 +29,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.crew import LIGHT, Crew, Teller, Window
 from docmind_backup.errors import DamageFound, Stopped
+from docmind_backup.reach import near
 from docmind_backup.sharing import FAILURES, FICLONE, clone
 
 RUN_FILES = 64
@@ -102,6 +103,8 @@ def entries(
 
 
 _Outcomes = list[Damage]
+_Name = tuple[int | None, str]
+"""As reach.near has it."""
 
 
 def _is_small(line: bytes) -> bool:
@@ -175,15 +178,15 @@ class _Bringing:
                 f"the inventory puts {fmt.printable(entry.path)} into what is no folder",
                 hint=f"docmind-backup verify {self._directory}",
             )
-        target = self._piece.staged(rest)
         match entry:
             case DirEntry():
-                os.mkdir(target, 0o700)
+                with near(self._piece.staged(rest)) as (into, name):
+                    os.mkdir(name, 0o700, dir_fd=into)
                 self._folders[rest] = entry
             case LinkEntry():
-                os.symlink(entry.target, target)
-                _own(target, entry, link=True)
-                os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+                with near(self._piece.staged(rest)) as (into, name):
+                    os.symlink(entry.target, name, dir_fd=into)
+                    _dress(into, name, entry)
             case FileEntry() if entry.size > SMALL:
                 self._large.add(entry)
             case FileEntry():
@@ -226,39 +229,39 @@ class _Bringing:
     def _copy(self, entry: FileEntry, copier: Copier) -> Damage | None:
         source, target = f"{self._directory}/{entry.path}", self._piece.staged(entry.path[len(self._piece.stored) :])
         try:
-            size, sha256, mtime_ns = self._cloned(entry, source, target, copier) or _copied(source, target, copier)
+            with stored_at(source) as old, near(target) as new:
+                size, sha256, mtime_ns = self._cloned(entry, old, new, copier) or _copied(old, new, copier)
+                if (size, sha256) == (entry.size, entry.sha256):
+                    _dress(*new, entry, timed=mtime_ns == entry.mtime_ns)
+                    return None
+                os.unlink(new[1], dir_fd=new[0])
         except SourceError as miss:
             return Damage(entry.path, miss.detail)
-        if (size, sha256) != (entry.size, entry.sha256):
-            os.unlink(target)
-            return Damage(entry.path, "its content changed (sha256)" if size == entry.size else "its size changed")
-        _own(target, entry)
-        os.chmod(target, entry.mode)
-        if mtime_ns != entry.mtime_ns:
-            os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
-        return None
+        return Damage(entry.path, "its content changed (sha256)" if size == entry.size else "its size changed")
 
-    def _cloned(self, entry: FileEntry, source: str, target: str, copier: Copier) -> tuple[int, str, int] | None:
-        """Size, sha256 and time of a clone; None where the file system cannot make one: it is not asked again."""
+    def _cloned(self, entry: FileEntry, old: _Name, new: _Name, copier: Copier) -> tuple[int, str, None] | None:
+        """Size and sha256 of a clone, whose time is none that counts; None where none can be made: then never again."""
         if not self._clones or entry.size <= LIGHT:
             return None
-        fd = open_source(source)
+        (folder, name), (into, target) = old, new
+        fd = open_source(name, folder)
         try:
-            new = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            made = os.open(target, flags, 0o400, dir_fd=into)
             try:
-                clone(new, FICLONE, fd)
-                sha256, size = copier.hash(new, copier.on_bytes)
+                clone(made, FICLONE, fd)
+                sha256, size = copier.hash(made, copier.on_bytes)
             except BaseException as error:
-                os.unlink(target)
+                os.unlink(target, dir_fd=into)
                 if not isinstance(error, OSError) or error.errno in FAILURES:
                     raise
                 self._clones = False
                 return None
             finally:
-                os.close(new)
+                os.close(made)
         finally:
             os.close(fd)
-        return size, sha256, 0
+        return size, sha256, None
 
     # -- when all is there
 
@@ -270,10 +273,8 @@ class _Bringing:
         if "" in self._folders and piece.part in LOCKED:
             os.close(os.open(piece.staged("/.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
         for rest, entry in reversed(self._folders.items()):
-            target = piece.staged(rest)
-            _own(target, entry)
-            os.chmod(target, entry.mode)
-            os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
+            with near(piece.staged(rest)) as (into, name):
+                _dress(into, name, entry)
 
     def _withdraw(self) -> None:
         from docmind_backup.catalog import remove
@@ -285,14 +286,24 @@ class _Bringing:
         self._brought.whole = False
 
 
-def _copied(source: str, target: str, copier: Copier) -> tuple[int, str, int]:
+def stored_at(path: str) -> near:
+    """Where a file of the backup lies; trouble on the way there is the backup's: SourceError."""
+    with reading():
+        return near(path)
+
+
+def _copied(old: _Name, new: _Name, copier: Copier) -> tuple[int, str, int]:
     """Size, sha256 and time, which is the stored file's."""
-    copied = copier.copy(None, source, None, target)
+    copied = copier.copy(*old, *new)
     return copied.size, copied.sha256, copied.stored.mtime_ns
 
 
-def _own(path: str, entry: Entry, *, link: bool = False) -> None:
-    """Only root can give files away; before the mode, which a change of owner would cut."""
-    if _ROOT and (entry.uid or entry.gid):
+def _dress(folder: int | None, name: str, entry: Entry, *, timed: bool = False) -> None:
+    """Owner, mode and time as recorded; `timed`: it has the time. The owner first, a change of it cuts the mode."""
+    if _ROOT and (entry.uid or entry.gid):  # only root can give files away
         with suppress(PermissionError):  # a container's root may not know that user
-            os.chown(path, entry.uid, entry.gid, follow_symlinks=not link)
+            os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+    if not isinstance(entry, LinkEntry):
+        os.chmod(name, entry.mode, dir_fd=folder)
+    if not timed:
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)

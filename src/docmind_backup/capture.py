@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from docmind_backup.copying import ATTEMPTS, BUFFER, Copier, Replaced, SourceError, open_source, reading
+from docmind_backup.copying import ATTEMPTS, BUFFER, Copier, Replaced, SourceError, open_resolved, open_source, reading
 from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, LinkEntry, Omission, Reason, Source
 from docmind_backup.core.sharing import Held
 from docmind_backup.crew import LIGHT, Crew, Window
@@ -66,6 +66,8 @@ def capture(
                 return capture_embedded(source, place)
     except SourceError as miss:
         return Captured((omission(source, miss),))
+    finally:
+        place.clear(source.stored)
 
 
 def _capture_file(source: Source, staging: Staging) -> Captured:
@@ -166,7 +168,7 @@ class _Tree:
     def capture(self) -> Captured:
         target = self._staging.place(self._source.stored)
         try:
-            root = open_source(self._source.path, flags=os.O_DIRECTORY)
+            root = open_resolved(self._source.path, flags=os.O_DIRECTORY)
         except Replaced:
             raise SourceError(Reason.GONE, "it is not a folder") from None
         try:

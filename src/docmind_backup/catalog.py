@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from docmind_backup.briefs import Briefs
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup, ForeignBackup, Seal, Unfinished
 from docmind_backup.errors import BackupError, FormatTooNew, Locked, NoSuchBackup
+from docmind_backup.reach import remove_tree
 
 LOCK = ".backup.lock"
 """DocMind's own name for it: its service and this tool exclude each other."""
@@ -407,7 +407,7 @@ def remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink()
     else:
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def _removed(path: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from docmind_backup.core.model import FileEntry, Origin, Reason, Stored
 from docmind_backup.direct import ALIGNMENT, DIRECT_FROM, NEW_FLAGS, aligned_buffer, put, set_direct
+from docmind_backup.folders import descend, enter
 
 ATTEMPTS = 3
 """Times a source that keeps changing is read before it is given up."""
@@ -25,6 +26,8 @@ GRAIN_NS = 10_000_000
 """Coarsest step of a file system's clock (a tick at 100 Hz): two changes within it may look like one."""
 SOURCE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ATIME: int = getattr(os, "O_NOATIME", 0)
+_PATH: int = getattr(os, "O_PATH", 0)
+"""To go through folders that may not be read; not on every system."""
 _ZEROS = memoryview(bytes(1024 * 1024))
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _OTHER_KIND = {errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.ENODEV}
@@ -79,6 +82,22 @@ def open_source(name: str | Path, folder: int | None = None, *, flags: int = 0) 
         return _open(name, folder, flags | _NO_ATIME)
     with reading():
         return _open(name, folder, flags)
+
+
+def open_resolved(path: Path, *, flags: int = 0) -> int:
+    """As open_source, of a path in which links were resolved: what became one since is not followed, however high."""
+    if not _PATH or not path.is_absolute():
+        return open_source(path, flags=flags)
+    with reading():
+        top = os.open(path.anchor, _PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            folder = descend(top, path.parts[1:-1], lambda name, above: enter(name, above, flags=_PATH))
+        finally:
+            os.close(top)
+    try:
+        return open_source(path.name, folder, flags=flags)
+    finally:
+        os.close(folder)
 
 
 def _open(name: str | Path, folder: int | None, flags: int) -> int:
@@ -153,8 +172,8 @@ class Copier:
         return thrice(lambda: self.once(source, name, target, new))
 
     def once(self, source: int | None, name: str | Path, target: int | None, new: str | Path) -> Copied:
-        """As `copy`, but raises Changed when it changed under the reader."""
-        fd = open_source(name, source)
+        """As `copy`, but raises Changed when it changed under the reader. A Path is one whose links were resolved."""
+        fd = open_resolved(name) if isinstance(name, Path) else open_source(name, source)
         try:
             return self._copy_open(fd, target, new)
         finally:

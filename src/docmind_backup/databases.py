@@ -118,6 +118,8 @@ def _look(lock: ReadLock, path: Path) -> _Look:
 def _online_or_recovered(path: Path, target: Path, look: _Look, staging: Staging) -> Versions:
     try:
         _online(path, target, staging)
+        if (now := version_at(path)) is None or now[0] != look.found.st_ino:  # the engine opened it by its name
+            raise Changed
     except sqlite3.Error as error:
         suffix = _recoverable(error, look)
         if not suffix:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from docmind_backup.errors import BackupError, NoSpace
+from docmind_backup.reach import lstat, near, walk
 
 
 class Flusher:
@@ -38,21 +40,21 @@ class Flusher:
 
 def _fsync_tree(below: Path) -> None:
     """Where there is no syncfs: each file and folder for itself."""
-    for folder, _, names in os.walk(below):
-        for name in names:
-            path = Path(folder, name)
-            if not path.is_symlink():
+    for folder, _, names in walk(str(below)):
+        for path in (f"{folder}/{name}" for name in names):
+            if not stat.S_ISLNK(lstat(path).st_mode):
                 _fsync(path, os.O_RDONLY)
-        fsync_directory(Path(folder))
+        fsync_directory(folder)
 
 
-def fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: Path | str) -> None:
     """The names in `directory` are on the disk when this returns."""
     _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _fsync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
+def _fsync(path: Path | str, flags: int) -> None:
+    with near(str(path)) as (folder, name):
+        fd = os.open(name, flags | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fsync(fd)
     finally:

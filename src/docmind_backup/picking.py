@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from docmind_backup import durable
+from docmind_backup.bringing import stored_at
 from docmind_backup.catalog import reading
 from docmind_backup.copying import Copier, SourceError
 from docmind_backup.core import format as fmt
@@ -15,6 +17,7 @@ from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEn
 from docmind_backup.core.selection import destination, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
 from docmind_backup.opening import Opened, entries
+from docmind_backup.reach import lexists, near
 from docmind_backup.restoring import target_errors
 
 
@@ -49,7 +52,7 @@ def pick(opened: Opened, names: Sequence[str], to: Path, *, skip_damaged: bool, 
         ]
         _refuse_missing(backup, names, [str(path.relative_to(to)) for _, path in found])
         for entry, path in found:
-            if os.path.lexists(path) and not (isinstance(entry, DirEntry) and path.is_dir()):
+            if lexists(str(path)) and not (isinstance(entry, DirEntry) and path.is_dir()):
                 raise UsageError(f"{path} is there already; nothing was written", hint="give --to another folder")
         damaged = _damaged(backup, found)
         if damaged and not skip_damaged:
@@ -100,7 +103,8 @@ def _is_sound(entry: FileEntry, digest: str) -> bool:
 
 def _digest(path: Path, copier: Copier) -> str:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with near(str(path)) as (folder, name):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return ""
     try:
@@ -117,7 +121,8 @@ def _picked(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damag
     copier, paths, size = Copier(lambda _: None), list[str](), 0
     try:
         for entry, path in found:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not lexists(str(path.parent)):
+                path.parent.mkdir(parents=True)
             if fmt.printable(entry.path) in damaged:
                 continue
             _put(backup, entry, path, copier)
@@ -126,8 +131,9 @@ def _picked(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damag
             size += entry.size if isinstance(entry, FileEntry) else 0
         for entry, path in reversed(found):
             if isinstance(entry, DirEntry):
-                path.chmod(entry.mode)
-                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+                with near(str(path)) as (folder, name):
+                    os.chmod(name, entry.mode, dir_fd=folder)
+                    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder)
         flusher.flush(to)
     finally:
         flusher.close()
@@ -135,19 +141,26 @@ def _picked(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damag
 
 
 def _put(backup: Backup, entry: Entry, path: Path, copier: Copier) -> None:
-    match entry:
-        case DirEntry():
-            path.mkdir(mode=0o700, exist_ok=True)
-            return
-        case LinkEntry():
-            path.symlink_to(entry.target)
-        case FileEntry():
-            try:
-                copied = copier.copy(None, backup.directory / entry.path, None, path)
-            except SourceError as miss:
-                raise DamageFound(f"{fmt.printable(entry.path)}: {miss.detail}", hint="verify the backup") from miss
-            if entry.sha256 and copied.sha256 != entry.sha256:
-                path.unlink()
-                raise DamageFound(f"{fmt.printable(entry.path)} changed while it was read", hint="verify the backup")
-            path.chmod(entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    with near(str(path)) as (folder, name):
+        match entry:
+            case DirEntry():
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=folder)
+                return
+            case LinkEntry():
+                os.symlink(entry.target, name, dir_fd=folder)
+            case FileEntry():
+                _put_file(backup, entry, (folder, name), copier)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+
+def _put_file(backup: Backup, entry: FileEntry, new: tuple[int | None, str], copier: Copier) -> None:
+    try:
+        with stored_at(f"{backup.directory}/{entry.path}") as old:
+            copied = copier.copy(*old, *new)
+    except SourceError as miss:
+        raise DamageFound(f"{fmt.printable(entry.path)}: {miss.detail}", hint="verify the backup") from miss
+    if entry.sha256 and copied.sha256 != entry.sha256:
+        os.unlink(new[1], dir_fd=new[0])
+        raise DamageFound(f"{fmt.printable(entry.path)} changed while it was read", hint="verify the backup")
+    os.chmod(new[1], entry.mode, dir_fd=new[0])

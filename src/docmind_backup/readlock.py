@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from docmind_backup.copying import Replaced, SourceError, open_source, reading
+from docmind_backup.copying import Replaced, SourceError, open_resolved, reading
 from docmind_backup.core.model import Reason
 
 POLL_S = 0.01
@@ -55,7 +55,7 @@ class ReadLock:
 
     def __init__(self, path: Path, ranges: tuple[Range, ...], patience: Patience) -> None:
         """Waits for writers; raises SourceError: BUSY, GONE, UNREADABLE."""
-        self.fd = open_source(path)
+        self.fd = open_resolved(path)
         self._ranges = ranges
         try:
             if not stat.S_ISREG(self.found().st_mode):

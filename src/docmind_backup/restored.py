@@ -31,6 +31,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.crew import LIGHT, Crew, Teller
 from docmind_backup.errors import DamageFound, NoSpace, Stopped
+from docmind_backup.reach import near
 from docmind_backup.scratch import NoScratch
 
 BULK = (Part.UPLOADS, Part.ARTIFACTS, Part.LOGS)
@@ -109,22 +110,28 @@ def _look_at(run: list[tuple[str, Entry]], limit: float, copier: Copier) -> list
 
 def _difference(path: str, entry: Entry, limit: float, copier: Copier) -> Damage | None:
     try:
-        here = os.lstat(path)
-        if problem := _kind_problem(here, path, entry):
-            return Damage(path, problem)
-        if isinstance(entry, FileEntry):
-            read = _hash(path, copier) if entry.size < limit else (entry.sha256, here.st_size)
-            if read != (entry.sha256, entry.size):
-                return Damage(path, "it is not what was restored (sha256)")
+        with near(path) as (folder, name):
+            problem = _problem(folder, name, entry, limit, copier)
     except OSError as error:
-        return Damage(path, error.strerror or "cannot be read")
-    return None
+        problem = error.strerror or "cannot be read"
+    return Damage(path, problem) if problem else None
 
 
-def _kind_problem(here: os.stat_result, path: str, entry: Entry) -> str:
+def _problem(folder: int | None, name: str, entry: Entry, limit: float, copier: Copier) -> str:
+    here = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if problem := _kind_problem(here, folder, name, entry):
+        return problem
+    if isinstance(entry, FileEntry):
+        read = _hash(folder, name, copier) if entry.size < limit else (entry.sha256, here.st_size)
+        if read != (entry.sha256, entry.size):
+            return "it is not what was restored (sha256)"
+    return ""
+
+
+def _kind_problem(here: os.stat_result, folder: int | None, name: str, entry: Entry) -> str:
     match entry:
         case LinkEntry():
-            same = stat.S_ISLNK(here.st_mode) and os.readlink(path) == entry.target  # noqa: PTH115
+            same = stat.S_ISLNK(here.st_mode) and os.readlink(name, dir_fd=folder) == entry.target
             return "" if same else "it is not the link that was restored"
         case FileEntry():
             same = stat.S_ISREG(here.st_mode)
@@ -137,8 +144,8 @@ def _kind_problem(here: os.stat_result, path: str, entry: Entry) -> str:
     return "" if here.st_mtime_ns == entry.mtime_ns else "its time is another one"
 
 
-def _hash(path: str, copier: Copier) -> tuple[str, int]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _hash(folder: int | None, name: str, copier: Copier) -> tuple[str, int]:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         return copier.hash(fd, copier.on_bytes)
     finally:

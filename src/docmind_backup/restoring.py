@@ -32,6 +32,7 @@ from docmind_backup.errors import BackupError, DamageFound, NoSpace
 from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
 from docmind_backup.opening import Papers
+from docmind_backup.reach import lexists, near, walk
 from docmind_backup.restored import check_files, check_meaning, check_rows
 
 Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
@@ -292,17 +293,17 @@ def _remove_tree(path: Path) -> None:
     """A folder of ours, also with folders in it that may not be written."""
     if not os.path.lexists(path):
         return
-    for folder, _, _ in os.walk(path):
-        with suppress(OSError):
-            if not stat.S_IMODE(os.lstat(folder).st_mode) & stat.S_IWUSR:
-                Path(folder).chmod(0o700)
+    for folder, _, _ in walk(str(path)):
+        with suppress(OSError), near(folder) as (above, name):
+            if not stat.S_IMODE(os.stat(name, dir_fd=above).st_mode) & stat.S_IWUSR:
+                os.chmod(name, 0o700, dir_fd=above)
     remove(path)
 
 
 def _refuse_catalog(folder: Path) -> None:
     """Backups are deleted by prune and by nobody else."""
-    for here, folders, files in os.walk(folder):
-        if LOCK in files or any(NAME.match(n) and os.path.lexists(Path(here, n, fmt.RECORD)) for n in folders):
+    for here, folders, files in walk(str(folder)):
+        if LOCK in files or any(NAME.match(n) and lexists(f"{here}/{n}/{fmt.RECORD}") for n in folders):
             raise BackupError(
                 f"{here} holds backups: what this restore keeps is not deleted",
                 hint="move the backups elsewhere, then give the command again",

@@ -28,6 +28,7 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnreachable, UsageError
+from docmind_backup.reach import lstat, scandir, walk
 
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
 """Locks and workspaces in data/storage: the application makes them anew."""
@@ -92,20 +93,20 @@ def fingerprint(seen: Seen) -> str:
     """What lies there, so that a change of it is seen by another process too: a digest of every name and stat."""
     source, digest = seen.source, blake2b(digest_size=16)
     suffixes = restore.SIDECARS.get(source.kind, ())
-    for path in (source.path, *(source.path.with_name(source.path.name + suffix) for suffix in suffixes)):
-        digest.update(_stat_words("", path))
+    for beside in (source.path, *(source.path.with_name(source.path.name + suffix) for suffix in suffixes)):
+        digest.update(_stat_words("", str(beside)))
     if seen.exists and source.kind in (Kind.TREE, Kind.EMBEDDED):
-        for folder, folders, files in os.walk(source.path):
-            folders.sort()
+        top = str(source.path)
+        for folder, folders, files in walk(top):
             for name in sorted((*folders, *files)):
-                path = Path(folder, name)
-                digest.update(_stat_words(str(path.relative_to(source.path)), path))
+                path = f"{folder}/{name}"
+                digest.update(_stat_words(path[len(top) + 1 :], path))
     return f"{seen.files} files, {seen.bytes} bytes, {digest.hexdigest()}" if seen.exists else "absent"
 
 
-def _stat_words(name: str, path: Path) -> bytes:
+def _stat_words(name: str, path: str) -> bytes:
     try:
-        found = path.lstat()
+        found = lstat(path)
     except OSError as error:
         return f"{error.errno}\0".encode()
     words = (name, found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
@@ -225,7 +226,7 @@ def _look_tree(source: Source) -> Seen:
     pending = [""]
     while pending:
         folder = pending.pop()
-        for entry in _listed(source.path / folder, () if folder else source.skip):
+        for entry in _listed(f"{source.path}/{folder}", () if folder else source.skip):
             path = folder + entry.name
             try:
                 if entry.is_file(follow_symlinks=False):
@@ -244,10 +245,10 @@ def _look_tree(source: Source) -> Seen:
     return Seen(source, files, size, fingerprint=fingerprint, encrypted=encrypted)
 
 
-def _listed(folder: Path, skip: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+def _listed(folder: str, skip: Sequence[str]) -> Iterator[os.DirEntry[str]]:
     """One after the other: each keeps its stat, and there may be a million in one folder."""
     try:
-        with os.scandir(folder) as entries:
+        with scandir(folder) as entries:
             for entry in entries:
                 if not skip or not any(fnmatch(entry.name, pattern) for pattern in skip):
                     yield entry

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from docmind_backup.core.units import size
 from docmind_backup.errors import BackupError, NoSpace
 from docmind_backup.folders import FOLDER_FLAGS
+from docmind_backup.reach import near, remove_tree, walk
 
 PREFIX = "docmind-backup-scratch-"
 KEEP_FREE = 64 * 1024 * 1024
@@ -122,10 +122,10 @@ def _same(fd: int, path: Path) -> bool:
 def _remove(path: Path) -> bool:
     """Whatever cannot be removed now, the next run finds. Restored folders may be such that nobody may write there."""
     with suppress(OSError):
-        for here, folders, _ in os.walk(path):
-            for folder in (Path(here, name) for name in folders):
-                if not folder.is_symlink():
-                    folder.chmod(0o700)
-        shutil.rmtree(path)
+        for here, folders, _ in walk(str(path)):
+            for folder in folders:
+                with near(f"{here}/{folder}") as (above, name):
+                    os.chmod(name, 0o700, dir_fd=above)
+        remove_tree(path)
         return True
     return False

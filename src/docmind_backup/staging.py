@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -43,6 +44,12 @@ class Staging:
         for parent in reversed(stored.parents[:-1]):
             (self.root / parent).mkdir(mode=0o700, exist_ok=True)
         return self.root / stored
+
+    def clear(self, stored: PurePosixPath) -> None:
+        """Take away folders that `place` made and nothing came into: no inventory would know of them."""
+        with suppress(OSError):
+            for parent in stored.parents[:-1]:
+                (self.root / parent).rmdir()
 
     def add(self, entry: FileEntry) -> None:
         """Emit a file that was copied; shared instead where the earlier backup holds the same bytes."""

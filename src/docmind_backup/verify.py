@@ -40,6 +40,7 @@ from docmind_backup.core.verifier import (
 )
 from docmind_backup.crew import LIGHT, Crew, Teller, Window
 from docmind_backup.errors import BackupError, Stopped
+from docmind_backup.reach import lstat, near, scandir
 
 LARGE = 32 * 1024 * 1024
 """Bytes from which a file is read before the others."""
@@ -138,7 +139,7 @@ def _add_own(seen: Fingerprint, directory: Path) -> None:
 
 def _identity_at(path: Path) -> Identity | None:
     try:
-        found = path.lstat()
+        found = lstat(str(path))
     except OSError:
         return None
     return _identity(found) if stat.S_ISREG(found.st_mode) else None
@@ -472,25 +473,29 @@ def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
 
 def observe(directory: Path, path: str, copier: Copier, known: Known, *, hashed: bool) -> Observed | Unreadable | None:
     """What lies at `path`; None: nothing; Unreadable when the operating system would not say."""
-    full = directory / path
     try:
-        found = full.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            return Observed("link", target=os.readlink(full))  # noqa: PTH115 - a Path would tidy the target
-        if stat.S_ISDIR(found.st_mode):
-            return Observed("directory")
-        if not stat.S_ISREG(found.st_mode):
-            return Observed("other")
-        if not hashed:
-            return Observed("file", found.st_size, identity=_identity(found))
-        if sha256 := known.digest(found):
-            copier.on_bytes(found.st_size)
-            return Observed("file", found.st_size, sha256, identity=_identity(found))
-        return _read(full, copier, known)
+        return _observed(directory / path, copier, known, hashed=hashed)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return Unreadable(path, error.strerror or "cannot be read")
+
+
+def _observed(path: Path, copier: Copier, known: Known, *, hashed: bool) -> Observed:
+    found = lstat(str(path))
+    if stat.S_ISLNK(found.st_mode):
+        with near(str(path)) as (folder, name):
+            return Observed("link", target=os.readlink(name, dir_fd=folder))
+    if stat.S_ISDIR(found.st_mode):
+        return Observed("directory")
+    if not stat.S_ISREG(found.st_mode):
+        return Observed("other")
+    if not hashed:
+        return Observed("file", found.st_size, identity=_identity(found))
+    if sha256 := known.digest(found):
+        copier.on_bytes(found.st_size)
+        return Observed("file", found.st_size, sha256, identity=_identity(found))
+    return _read(path, copier, known)
 
 
 def snapshot_findings(directory: Path, path: str, known: Known) -> Iterator[Finding]:
@@ -530,7 +535,8 @@ def sized(entry: FileEntry, observed: Observed | None) -> FileEntry:
 
 def _read(path: Path, copier: Copier, known: Known) -> Observed:
     """Stat and digest of the same open file."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with near(str(path)) as (folder, name):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         found = os.fstat(fd)
         sha256, count = copier.hash(fd, copier.on_bytes)
@@ -558,7 +564,7 @@ def _below(top: Path, findings: list[Finding]) -> Iterator[tuple[str, str]]:
     while pending:
         folder = pending.pop()
         try:
-            with os.scandir(top / folder) as entries:
+            with scandir(f"{top}/{folder}") as entries:
                 for entry in entries:
                     path, kind = f"{folder}{entry.name}", _kind(entry)
                     yield path, kind
