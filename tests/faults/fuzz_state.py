@@ -138,7 +138,7 @@ def _notes(state: Path) -> Iterator[Reader]:
     ledger = Ledger(state / "servers")
     ledger.write(Begun("20260101_120000_0123456789ab", server.url, "docs", NOON.isoformat(), (("old", "0" * 64),)))
     (path,) = (state / "servers").iterdir()
-    yield Reader("note", path, lambda: documents.leftovers(leftovers.look(ledger, server)))
+    yield Reader("note", path, lambda: documents.leftovers(leftovers.look(ledger, state / "scratch", server)))
     scratch = state / "scratch" / "0123456789abcdef.json"
     scratch.parent.mkdir()
     name = "docmind-backup-scratch-20260101_120000-0123456789abcdef"
