@@ -6,9 +6,11 @@ device had been given by then: what the kernel had not written yet is not in it,
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,9 +61,18 @@ def mounted(image: Path, kind: str, at: Path) -> Iterator[Path]:
     try:
         yield at
     finally:
-        run("umount", at)
+        _unmount(at)
         if kind == "btrfs":
             subprocess.run(["btrfs", "device", "scan", "--forget"], capture_output=True, check=False)
+
+
+def _unmount(at: Path) -> None:
+    """A loop device below may take a moment to let go of its image."""
+    for pause_s in (0.1, 0.5, 2, 5):
+        with contextlib.suppress(OSError):
+            return run("umount", at)
+        time.sleep(pause_s)
+    run("umount", at)
 
 
 def clone(image: Path, target: Path) -> Path:

@@ -21,6 +21,8 @@ CALLS = (
     *("unlink", "unlinkat", "rmdir", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "flock"),
 )
 """What changes a disk, and what orders the changes. syncfs besides: it has no path."""
+STRACE = ("strace", "-f", "-qq", "--seccomp-bpf")
+"""A process is stopped at the calls that are asked for and at no others."""
 KILL = "signal=SIGKILL"
 ERRORS = {
     "ENOSPC": ("write", "pwrite64", "mkdir", "mkdirat", "openat", "fsync", "syncfs", "rename", "renameat"),
@@ -34,7 +36,7 @@ def missing() -> str:
     """Why nothing can be injected here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    probe = subprocess.run(["strace", "-e", "inject=getppid:error=EIO", "true"], capture_output=True, check=False)
+    probe = subprocess.run([*STRACE, "-e", "inject=getppid:error=EIO", "true"], capture_output=True, check=False)
     return "" if probe.returncode == 0 else "strace may not trace here"
 
 
@@ -72,9 +74,7 @@ class Sweep:
         with self._fresh(base) as tool:
             argv = tool.argv(self.trial.command)
             watched = f"trace={','.join([*CALLS, 'syncfs'])}"
-            done = subprocess.run(
-                ["strace", "-f", "-qq", "-o", log, "-e", watched, *argv], capture_output=True, check=False
-            )
+            done = subprocess.run([*STRACE, "-o", log, "-e", watched, *argv], capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
         calls = list(_calls(log.read_text(errors="replace").splitlines(), self.trial.mark))
         return [
@@ -87,7 +87,7 @@ class Sweep:
     def tried(self, base: Path, point: Point) -> Iterator[Finding]:
         with self._fresh(base) as tool:
             rule = ["-e", "trace=none", "-e", point.rule]
-            argv = ["strace", "-f", "-qq", "-o", "/dev/null", *rule, *tool.argv(self.trial.command)]
+            argv = [*STRACE, "-o", "/dev/null", *rule, *tool.argv(self.trial.command)]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             problem = _manners(done) or self._checked(tool, ended=done.returncode == 0)
         if problem:

@@ -12,6 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults import warm
+
 from docmind_backup.sample import build_sample
 
 PROJECT = "docmind"
@@ -51,12 +53,15 @@ class Tool:
     broken: str = ""
 
     def argv(self, words: tuple[str, ...]) -> list[str]:
+        """A process from its very start, as users have it."""
         code = f"{TOOL}{self.broken}sys.exit(main(sys.argv[1:]))"
-        where = ("-C", str(self.project))
-        return [sys.executable, "-c", code, words[0], *where, *self._embedded(words[0]), *words[1:]]
+        return [sys.executable, "-c", code, *self._words(words)]
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.argv(words), capture_output=True, text=True, check=False)
+        return warm.run(self._words(words))
+
+    def _words(self, words: tuple[str, ...]) -> list[str]:
+        return [words[0], "-C", str(self.project), *self._embedded(words[0]), *words[1:]]
 
     def _embedded(self, command: str) -> tuple[str, ...]:
         takes = command in ("create", "restore", "restore-plan")
