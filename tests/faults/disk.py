@@ -6,7 +6,6 @@ device had been given by then: what the kernel had not written yet is not in it,
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import subprocess
@@ -61,18 +60,24 @@ def mounted(image: Path, kind: str, at: Path) -> Iterator[Path]:
     try:
         yield at
     finally:
-        _unmount(at)
+        _unmount(image, at)
         if kind == "btrfs":
             subprocess.run(["btrfs", "device", "scan", "--forget"], capture_output=True, check=False)
 
 
-def _unmount(at: Path) -> None:
-    """A loop device below may take a moment to let go of its image."""
-    for pause_s in (0.1, 0.5, 2, 5):
-        with contextlib.suppress(OSError):
-            return run("umount", at)
-        time.sleep(pause_s)
+def _unmount(image: Path, at: Path) -> None:
+    """Until the device has let go of the image, what it holds is not all that was written.
+
+    A mount namespace that was made meanwhile (`unshare -m` in some other test) has the file system mounted too, for
+    as long as it lives.
+    """
     run("umount", at)
+    for pause_s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20):
+        held = subprocess.run(["losetup", "-n", "-O", "NAME", "-j", image], capture_output=True, text=True, check=True)
+        if not held.stdout.strip():
+            return
+        time.sleep(pause_s)
+    raise OSError(f"{image} is still in use after it was unmounted: {held.stdout}")
 
 
 def clone(image: Path, target: Path) -> Path:

@@ -18,7 +18,8 @@ from pathlib import Path
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     """docmind-backup with these arguments, in a process of its own."""
     server = _server()
-    assert server.stdin and server.stdout
+    assert server.stdin
+    assert server.stdout
     with tempfile.TemporaryDirectory(prefix="docmind-warm-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         server.stdin.write(json.dumps([words, str(out), str(err)]) + "\n")
