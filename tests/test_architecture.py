@@ -73,6 +73,7 @@ ALLOWED = {
     "leftovers": "core errors ledger",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
+        " starting"
     ),
     "scan": "core errors embedded",
     "verify": "core errors catalog copying crew snapshot_tar",

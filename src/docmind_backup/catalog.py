@@ -326,12 +326,21 @@ class Catalog:
 
         What cannot be removed costs its space and nothing else: the next run tries again.
         """
+        self._clear_state()
         dead = [self.root / name for name in self._scan()[0] if name.startswith(STAGING)]
         trash = self.root / TRASH
         with contextlib.suppress(OSError):
             if trash.is_dir() and not trash.is_symlink():
                 dead += [Path(entry.path) for entry in os.scandir(trash)]
         return tuple(path for path in dead if _removed(path))
+
+    def _clear_state(self) -> None:
+        state = self.root / STATE
+        durable.clear_abandoned(state)
+        with contextlib.suppress(OSError):
+            for folder in os.scandir(state):
+                if folder.is_dir(follow_symlinks=False):
+                    durable.clear_abandoned(Path(folder.path))
 
     def discard(self, backups: Iterable[Backup]) -> tuple[list[Backup], list[tuple[Backup, str]]]:
         """Remove backups of this catalog: all renamed into the trash, then deleted. Holding the lock.

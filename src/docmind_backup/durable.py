@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from docmind_backup.errors import BackupError, NoSpace
@@ -92,6 +93,36 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+_TEMPORARY = re.compile(r"\A\..+\.(?P<pid>\d{1,10})\.tmp\Z")
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what `replace` left in `folder` when its process was killed. Best effort.
+
+    This process must not be replacing anything. One on another machine, whose pid means nothing here, may fail to
+    replace its file for once.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = _TEMPORARY.match(name)
+            if match and not _lives(int(match["pid"])):
+                with suppress(OSError):
+                    (folder / name).unlink()
+
+
+def _lives(pid: int) -> bool:
+    """Another process than this one."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from docmind_backup.errors import BackupError, Interrupted, NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
+from docmind_backup.starting import unbroken
 
 
 class SourcesMoved(Exception):
@@ -65,6 +66,8 @@ class Execution:
     """How long a collection snapshot whose creation was not answered is looked for."""
     min_free: int
     """Bytes that stay free on the destination."""
+    published: Callable[[Backup], None]
+    """Told of the backup with its publication: no signal comes between the two."""
     fingerprints: Callable[[], dict[str, str]]
     last_try: bool
     """The sources moved once already: if they do again, say so and publish."""
@@ -95,7 +98,10 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
                 plan, results, staging, fingerprints=run.fingerprints(), proof=proof, finished_at=run.clock()
             )
             flusher.flush(staging)
-            final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
+            with unbroken():
+                final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
+                backup = Backup(final, record)
+                run.published(backup)
         except BaseException as error:
             with suppress(OSError):
                 remove(staging)
@@ -104,7 +110,7 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
             raise
         finally:
             flusher.close()
-    return Backup(final, record)
+    return backup
 
 
 def _stop(servers: Iterable[CollectionServer], error: BaseException) -> None:

@@ -1,21 +1,21 @@
-"""Start a thread whole, though a signal may come: it is heard right after."""
+"""Begin or publish something whole, though a signal may come: it is heard right after."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def start_whole(thread: threading.Thread) -> None:
-    """Raises what `Thread.start` raises, or what the handler of a signal that came meanwhile does.
-
-    Raised inside `Thread.start`, it would leave a thread that cannot be waited for, or one that ends in a traceback.
-    """
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """A signal that comes meanwhile is heard at the end of the block. In other threads none is heard anyway."""
     if threading.current_thread() is not threading.main_thread():
-        thread.start()
+        yield
         return
     came: list[int] = []
 
@@ -26,10 +26,19 @@ def start_whole(thread: threading.Thread) -> None:
     try:
         for number, _ in before:
             signal.signal(number, note)
-        thread.start()
+        yield
     finally:
         for number, handler in before:
             if signal.getsignal(number) is note:  # a signal before it was `note` may have set another one
                 signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
+
+
+def start_whole(thread: threading.Thread) -> None:
+    """Raises what `Thread.start` raises, or what the handler of a signal that came meanwhile does.
+
+    Raised inside `Thread.start`, it would leave a thread that cannot be waited for, or one that ends in a traceback.
+    """
+    with unbroken():
+        thread.start()
