@@ -372,10 +372,19 @@ class Catalog:
         if backup.directory.parent != self.root or not NAME.match(backup.directory.name):
             raise OSError(errno.EPERM, "not in this catalog")
         with reading(backup.directory, exclusive=True):
-            _private(self.root / TRASH)
-            target = self.root / TRASH / backup.directory.name
+            target = self._grave(backup.directory.name)
             backup.directory.rename(target)
         return target
+
+    def _grave(self, name: str) -> Path:
+        """In the trash; on a disk without a block for that folder, beside it under a name that the next run cleans."""
+        try:
+            _private(self.root / TRASH)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return self.root / f"{STAGING}{name}"
+        return self.root / TRASH / name
 
 
 def next_sequence(backups: Iterable[Backup]) -> int:

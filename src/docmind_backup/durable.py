@@ -125,6 +125,17 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def _lack(where: Path, error: OSError) -> str:
+    """What there is no more of: all three are one error to the caller who wrote."""
+    if error.errno == errno.EDQUOT:
+        return "is full: the quota is used up"
+    with suppress(OSError):
+        found = os.statvfs(next(path for path in (where, *where.parents) if os.path.exists(path)))
+        if found.f_files and not found.f_favail:
+            return "has no inodes left"
+    return "is full"
+
+
 @contextmanager
 def destination_errors(where: Path) -> Iterator[None]:
     """Errors of the destination in the tool's words: a full disk is exit 13, the rest exit 1."""
@@ -133,7 +144,7 @@ def destination_errors(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
-                f"the file system of {where} is full; nothing was published",
+                f"the file system of {where} {_lack(where, error)}; nothing was published",
                 hint="free some space, `docmind-backup prune`, or choose another place with --dest",
             ) from error
         reason = error.strerror or type(error).__name__

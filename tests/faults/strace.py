@@ -6,9 +6,11 @@ a call's number in some thread of the run that was traced, and what it hits in a
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ CALLS = (
 )
 """What changes a disk, and what orders the changes. syncfs besides: it has no path."""
 STRACE = ("strace", "-f", "-qq", "--seccomp-bpf")
-"""A process is stopped at the calls that are asked for and at no others."""
+"""A process is stopped at the calls that are traced and at no others: what is injected has to be traced too."""
 KILL = "signal=SIGKILL"
 ERRORS = {
     "ENOSPC": ("write", "pwrite64", "mkdir", "mkdirat", "openat", "fsync", "syncfs", "rename", "renameat"),
@@ -36,8 +38,16 @@ def missing() -> str:
     """Why nothing can be injected here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    probe = subprocess.run([*STRACE, "-e", "inject=getppid:error=EIO", "true"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "strace may not trace here"
+    code = "import os\ntry: os.mkdir('/')\nexcept OSError as error: raise SystemExit(error.errno)"
+    probe = subprocess.run(
+        [*injecting("mkdir", "error=EIO"), sys.executable, "-S", "-c", code], capture_output=True, check=False
+    )
+    return "" if probe.returncode == errno.EIO else "strace may not trace here, or what it injects does not happen"
+
+
+def injecting(call: str, fault: str) -> list[str]:
+    """What stands before a command for `fault` to happen at `call`, of which several may be given with commas."""
+    return [*STRACE, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,8 @@ class Point:
     fault: str
 
     @property
-    def rule(self) -> str:
-        return f"inject={self.call}:{self.fault}:when={self.number}"
+    def when(self) -> str:
+        return f"{self.fault}:when={self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +96,11 @@ class Sweep:
 
     def tried(self, base: Path, point: Point) -> Iterator[Finding]:
         with self._fresh(base) as tool:
-            rule = ["-e", "trace=none", "-e", point.rule]
-            argv = [*STRACE, "-o", "/dev/null", *rule, *tool.argv(self.trial.command)]
+            argv = [*injecting(point.call, point.when), *tool.argv(self.trial.command)]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             problem = _manners(done) or self._checked(tool, ended=done.returncode == 0)
         if problem:
-            yield Finding(self.trial.name, point.rule, f"exit {done.returncode}", problem)
+            yield Finding(self.trial.name, f"{point.call}:{point.when}", f"exit {done.returncode}", problem)
 
     def _checked(self, tool: Tool, *, ended: bool) -> str:
         try:
