@@ -72,7 +72,7 @@ def _unmount(image: Path, at: Path) -> None:
     as long as it lives.
     """
     run("umount", at)
-    for pause_s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20):
+    for pause_s in (0.05, 0.1, 0.2, 0.5, *[1] * 300):
         held = subprocess.run(["losetup", "-n", "-O", "NAME", "-j", image], capture_output=True, text=True, check=True)
         if not held.stdout.strip():
             return

@@ -6,11 +6,10 @@ a call's number in some thread of the run that was traced, and what it hits in a
 
 from __future__ import annotations
 
-import errno
+import random
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,16 +37,17 @@ def missing() -> str:
     """Why nothing can be injected here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    code = "import os\ntry: os.mkdir('/')\nexcept OSError as error: raise SystemExit(error.errno)"
-    probe = subprocess.run(
-        [*injecting("mkdir", "error=EIO"), sys.executable, "-S", "-c", code], capture_output=True, check=False
-    )
-    return "" if probe.returncode == errno.EIO else "strace may not trace here, or what it injects does not happen"
+    probe = subprocess.run([*STRACE, "-e", "trace=getppid", "true"], capture_output=True, check=False)
+    return "" if probe.returncode == 0 else "strace may not trace here"
 
 
 def injecting(call: str, fault: str) -> list[str]:
-    """What stands before a command for `fault` to happen at `call`, of which several may be given with commas."""
-    return [*STRACE, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
+    """What stands before a command for `fault` to happen at `call`.
+
+    With a filter strace injects errors and, as of 6.1, no signals.
+    """
+    strace = STRACE[:-1] if fault.startswith("signal") else STRACE
+    return [*strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +154,8 @@ def thinned(points: Sequence[Point], count: int) -> list[Point]:
     if len(points) <= count:
         return list(points)
     return [points[i * (len(points) - 1) // (count - 1)] for i in range(count)]
+
+
+def sampled(points: Sequence[Point], count: int, seed: int) -> list[Point]:
+    """So many of them, by chance."""
+    return random.Random(seed).sample(points, min(count, len(points)))
