@@ -15,6 +15,7 @@ from tests.conftest import Cli
 from tests.environments import DocMindV2
 
 from docmind_backup import catalog, durable, executor
+from docmind_backup.core import format as fmt
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 ONLY = ("--only", "chat")
@@ -100,6 +101,47 @@ def test_a_failure_nobody_expected_is_told_too_and_publishes_nothing(
     assert backups_in(env.backups) == []
     assert list(env.backups.glob(".staging-*")) == []
     assert cli("create", "-C", env.project, *ONLY).code == 0
+
+
+TORN = """
+import os, signal, sys
+from docmind_backup import durable, records
+from docmind_backup.cli import main
+
+def torn(really):
+    def write(path, data, **more):
+        if path.name != sys.argv[1]:
+            return really(path, data, **more)
+        path.write_bytes(b'{"half')
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write
+
+records._write, durable.write_new = torn(records._write), torn(durable.write_new)
+main(sys.argv[2:])
+"""
+
+
+def test_killed_while_it_writes_its_own_files_it_is_no_backup_and_only_ours_is_cleaned(
+    cli: Cli, env: DocMindV2
+) -> None:
+    theirs = env.backups / "backup_20260101_000000_0123456789ab"
+    theirs.mkdir(parents=True)
+    (theirs / "manifest.json").write_bytes(b'{"half')
+    for name in fmt.OWN_FILES:
+        done = subprocess.run(
+            [sys.executable, "-c", TORN, name, "create", "-C", env.project, *ONLY], capture_output=True, check=False
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        (staging,) = env.backups.glob(".staging-*")
+        assert (staging / name).read_bytes() == b'{"half'
+        assert backups_in(env.backups) == [theirs.name]
+        assert f"{staging.name}: unfinished" in cli("list", "-C", env.project).out
+
+    assert cli("create", "-C", env.project, *ONLY, "--keep-last", "1").code == 0
+
+    assert list(env.backups.glob(".staging-*")) == []
+    assert len(backups_in(env.backups)) == 2
+    assert (theirs / "manifest.json").read_bytes() == b'{"half'
 
 
 def test_what_a_killed_run_left_of_a_small_file_goes_and_what_is_being_written_stays(cli: Cli, env: DocMindV2) -> None:

@@ -232,6 +232,8 @@ class Catalog:
         with durable.destination_errors(path):
             existed = path.exists()
             path.unlink(missing_ok=True)
+            if existed:
+                durable.fsync_directory(path.parent)
         return existed
 
     # -- writing
