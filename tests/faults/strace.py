@@ -132,15 +132,22 @@ class _Fresh:
 
 
 def _calls(lines: Sequence[str], mark: str) -> Iterator[tuple[str, int]]:
-    """(call, its number in its thread) from the first line on that names `mark`."""
+    """(call, its number in its thread) from the first line on that names `mark`.
+
+    Not those with a number that the first thread has had by then: it would be hit while Python starts.
+    """
     numbers: Counter[tuple[str, str]] = Counter()
-    begun = False
+    before: Counter[str] = Counter()
+    begun, first = False, ""
     for line in lines:
         if found := _LINE.match(line):
             thread, call = found.groups()
-            numbers[thread, call] += 1
+            first = first or thread
             begun = begun or mark in line
-            if begun and not (call == "openat" and "O_CREAT" not in line):
+            if not begun and thread == first:
+                before[call] += 1
+            numbers[thread, call] += 1
+            if begun and numbers[thread, call] > before[call] and not (call == "openat" and "O_CREAT" not in line):
                 yield call, numbers[thread, call]
 
 
