@@ -77,7 +77,7 @@ def _unmount(image: Path, at: Path) -> None:
         if not held.stdout.strip():
             return
         time.sleep(pause_s)
-    raise OSError(f"{image} is still in use after it was unmounted: {held.stdout}")
+    raise OSError(f"{image} is still in use after it was unmounted")
 
 
 def clone(image: Path, target: Path) -> Path:
