@@ -80,6 +80,7 @@ ALLOWED = {
     "leftovers": "core errors ledger scratch_collections",
     "executor": (
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
+        " starting"
     ),
     "scan": "core errors embedded reach",
     "verify": "core errors catalog copying crew reach snapshot_tar",

@@ -309,6 +309,26 @@ def test_killed_at_a_random_moment(seed: int, before: Before, cli: Cli, env: Doc
     assert stagings(env.backups) == []
 
 
+def test_ten_kills_in_a_row_and_the_next_run_cleans_up_unaided(cli: Cli, env: DocMindV2, server: StandIn) -> None:
+    by_chance = random.Random(10)
+    (env.uploads / "big.pdf").write_bytes(by_chance.randbytes(2**20) * 8)
+    held = snapshot_of_sources(env)
+
+    for _ in range(10):
+        with creating(env) as process:
+            process.await_steps(by_chance.randrange(5))
+            process.wait_a_moment(by_chance.uniform(0, 0.1))
+            process.kill()
+
+    assert {item["kind"] for item in cli("list", "-C", env.project, "--json").json()} <= {"backup", "unfinished"}
+    assert snapshot_of_sources(env) == held
+    made = cli("create", "-C", env.project)
+    assert made.code == 0, made.err
+    assert cli("verify", "-C", env.project, "--all").code == 0
+    assert stagings(env.backups) == [*env.backups.glob(".trash/*")] == [*env.backups.rglob(".*.tmp")] == []
+    assert {item["kind"] for item in cli("list", "-C", env.project, "--json").json()} == {"backup"}
+
+
 # -- signals -------------------------------------------------------------------------------------
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

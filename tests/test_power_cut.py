@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.faults.disk import SIZE, host, missing
-from tests.faults.power import WITHOUT_FLUSH, Bed
+from tests.faults.power import MOMENTS, WITHOUT_FLUSH, Bed
 from tests.faults.trials import TRIALS, Trial
+from tests.sweep import STEP
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield at
 
 
-@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+@pytest.mark.parametrize("trial", TRIALS[:3], ids=lambda trial: trial.name)
 @pytest.mark.parametrize("kind", SIZE)
 def test_what_a_power_cut_leaves_is_absent_or_whole(kind: str, trial: Trial, place: Path) -> None:
     if problem := missing(kind):
@@ -30,6 +31,17 @@ def test_what_a_power_cut_leaves_is_absent_or_whole(kind: str, trial: Trial, pla
     bed = Bed(place, kind)
     base = bed.base(trial)
     assert list(bed.cut(trial, base, seed=1, cuts=3)) == []
+    base.unlink()
+
+
+@pytest.mark.parametrize("kind", SIZE if STEP == 1 else ["ext4"])
+def test_a_power_cut_at_each_moment_of_publishing_leaves_it_absent_or_whole(kind: str, place: Path) -> None:
+    if problem := missing(kind):
+        pytest.skip(problem)
+    create = TRIALS[0]
+    bed = Bed(place, kind)
+    base = bed.base(create)
+    assert [finding for moment in MOMENTS for finding in bed.cut_at(create, base, moment)] == []
     base.unlink()
 
 

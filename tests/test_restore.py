@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -662,6 +663,26 @@ def test_a_failure_in_the_middle_of_the_swap_brings_everything_back(
 
     assert done.code == 1
     assert "Input/output error" in done.err
+    assert next(calls) > 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_the_swap_brings_everything_back(
+    number: signal.Signals, code: int, untouched: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, calls = os.rename, iter(range(1000))
+
+    def signal_once(source: Any, target: Any, **more: Any) -> None:
+        if "/new/" in str(source) and next(calls) == 2:
+            os.kill(os.getpid(), number)
+        really(source, target, **more)
+
+    monkeypatch.setattr(os, "rename", signal_once)
+
+    done = untouched.restore("latest", "--yes")
+
+    assert done.code == code
+    assert "Traceback" not in done.err
     assert next(calls) > 2
 
 

@@ -237,6 +237,8 @@ class Catalog:
         with durable.destination_errors(path):
             existed = path.exists()
             path.unlink(missing_ok=True)
+            if existed:
+                durable.fsync_directory(path.parent)
         return existed
 
     # -- writing
@@ -331,12 +333,21 @@ class Catalog:
 
         What cannot be removed costs its space and nothing else: the next run tries again.
         """
+        self._clear_state()
         dead = [self.root / name for name in self._scan()[0] if name.startswith(STAGING)]
         trash = self.root / TRASH
         with contextlib.suppress(OSError):
             if trash.is_dir() and not trash.is_symlink():
                 dead += [Path(entry.path) for entry in os.scandir(trash)]
         return tuple(path for path in dead if _removed(path))
+
+    def _clear_state(self) -> None:
+        state = self.root / STATE
+        durable.clear_abandoned(state)
+        with contextlib.suppress(OSError):
+            for folder in os.scandir(state):
+                if folder.is_dir(follow_symlinks=False):
+                    durable.clear_abandoned(Path(folder.path))
 
     def discard(self, backups: Iterable[Backup]) -> tuple[list[Backup], list[tuple[Backup, str]]]:
         """Remove backups of this catalog: all renamed into the trash, then deleted. Holding the lock.
@@ -368,10 +379,19 @@ class Catalog:
         if backup.directory.parent != self.root or not NAME.match(backup.directory.name):
             raise OSError(errno.EPERM, "not in this catalog")
         with reading(backup.directory, exclusive=True):
-            _private(self.root / TRASH)
-            target = self.root / TRASH / backup.directory.name
+            target = self._grave(backup.directory.name)
             backup.directory.rename(target)
         return target
+
+    def _grave(self, name: str) -> Path:
+        """In the trash; on a disk without a block for that folder, beside it under a name that the next run cleans."""
+        try:
+            _private(self.root / TRASH)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return self.root / f"{STAGING}{name}"
+        return self.root / TRASH / name
 
 
 def next_sequence(backups: Iterable[Backup]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from docmind_backup.errors import BackupError, NoSpace
@@ -96,6 +97,47 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     fsync_directory(path.parent)
 
 
+_TEMPORARY = re.compile(r"\A\..+\.(?P<pid>\d{1,10})\.tmp\Z")
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what `replace` left in `folder` when its process was killed. Best effort.
+
+    This process must not be replacing anything. One on another machine, whose pid means nothing here, may fail to
+    replace its file for once.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = _TEMPORARY.match(name)
+            if match and not _lives(int(match["pid"])):
+                with suppress(OSError):
+                    (folder / name).unlink()
+
+
+def _lives(pid: int) -> bool:
+    """Another process than this one."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _lack(where: Path, error: OSError) -> str:
+    """What there is no more of: all three are one error to the caller who wrote."""
+    if error.errno == errno.EDQUOT:
+        return "is full: the quota is used up"
+    with suppress(OSError):
+        found = os.statvfs(next(path for path in (where, *where.parents) if os.path.exists(path)))
+        if found.f_files and not found.f_favail:
+            return "has no inodes left"
+    return "is full"
+
+
 @contextmanager
 def destination_errors(where: Path) -> Iterator[None]:
     """Errors of the destination in the tool's words: a full disk is exit 13, the rest exit 1."""
@@ -104,7 +146,7 @@ def destination_errors(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
-                f"the file system of {where} is full; nothing was published",
+                f"the file system of {where} {_lack(where, error)}; nothing was published",
                 hint="free some space, `docmind-backup prune`, or choose another place with --dest",
             ) from error
         reason = error.strerror or type(error).__name__

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from docmind_backup.core.model import (
     OnEvent,
     Part,
     Reason,
+    Record,
     RunStarted,
     StepFinished,
     StepStarted,
@@ -44,6 +45,7 @@ from docmind_backup.errors import BackupError, Interrupted, NoSpace, QdrantError
 from docmind_backup.ledger import Ledger
 from docmind_backup.records import SPOOLS, StepResult, write_records
 from docmind_backup.sharing import Sharing
+from docmind_backup.starting import unbroken
 
 
 class SourcesMoved(Exception):
@@ -65,6 +67,8 @@ class Execution:
     """How long a collection snapshot whose creation was not answered is looked for."""
     min_free: int
     """Bytes that stay free on the destination."""
+    published: Callable[[Backup], None]
+    """Told of the backup with its publication: no signal comes between the two."""
     fingerprints: Callable[[], dict[str, str]]
     last_try: bool
     """The sources moved once already: if they do again, say so and publish."""
@@ -77,7 +81,7 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
 
     Raises NoSpace before touching anything when it cannot fit, BackupError when the destination fails,
     QdrantError when Qdrant was required and failed, SourcesMoved when it has to be planned again. Whatever is
-    raised, nothing is published and nothing of the run is left.
+    raised, nothing of the run is left, and nothing is published - but for a signal that comes with `run.published`.
     """
     check_space(plan, run.catalog.root, run.min_free)
     collections = sum(isinstance(step, CollectionStep) for step in plan.steps)
@@ -88,23 +92,43 @@ def execute(plan: BackupPlan, run: Execution) -> Backup:
         flusher = durable.Flusher(run.catalog.root)
         staging = run.catalog.new_staging(plan.id)
         try:
-            captured = _Capture(plan, run, staging, sharing, crew, teller, servers)
-            results = captured.all()
-            proof = captured.held_together(results)
-            record = write_records(
-                plan, results, staging, fingerprints=run.fingerprints(), proof=proof, finished_at=run.clock()
-            )
-            flusher.flush(staging)
-            final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
-        except BaseException as error:
+            with _failures_of(run.catalog.root, teller):  # while the disk is as it was then
+                captured = _Capture(plan, run, staging, sharing, crew, teller, servers)
+                results = captured.all()
+                proof = captured.held_together(results)
+                record = write_records(
+                    plan, results, staging, fingerprints=run.fingerprints(), proof=proof, finished_at=run.clock()
+                )
+                flusher.flush(staging)
+                backup = _published(staging, record, run)
+        except BaseException:
             with suppress(OSError):
                 remove(staging)
-            if isinstance(error, Stopped) and teller.failure:
-                raise teller.failure from None
             raise
         finally:
             flusher.close()
-    return Backup(final, record)
+    return backup
+
+
+@contextmanager
+def _failures_of(root: Path, teller: Teller) -> Iterator[None]:
+    """What made the others stop, and errors of the destination in words."""
+    with durable.destination_errors(root):
+        try:
+            yield
+        except Stopped:
+            if teller.failure:
+                raise teller.failure from None
+            raise
+
+
+def _published(staging: Path, record: Record, run: Execution) -> Backup:
+    """Published and told of, or neither."""
+    with unbroken():
+        final = run.catalog.publish(staging, name_of(record.id, complete=record.complete))
+        backup = Backup(final, record)
+        run.published(backup)
+    return backup
 
 
 def _stop(servers: Iterable[CollectionServer], error: BaseException) -> None:

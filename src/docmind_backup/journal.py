@@ -59,6 +59,7 @@ class RestoreFolder:
     def lock(self) -> Iterator[None]:
         """Be the only restore of this data directory. Raises Locked, naming the other one."""
         fd = self._locked()
+        durable.clear_abandoned(self.path)
         try:
             yield
         finally:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
-from threading import Event
 
 from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
@@ -109,28 +108,42 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     started = job.clock()
     _check_data_dir(job)
     refuse_unfinished(job.environment.data_dir)
-    with _failure_told(job) as told, job.catalog.lock(job.lock_wait_s):
+    with _failure_told(job) as made, job.catalog.lock(job.lock_wait_s):
         refuse_unfinished(job.environment.data_dir)
         job.catalog.clean()
         clean_server(job)
-        plan, backup = _made(job, on_event)
+
+        def published(backup: Backup) -> None:
+            made.append(backup)
+            _announce(job, backup, started)
+
+        plan, backup = _made(job, on_event, published)
         candidates = _candidates(job)
-        _announce(job, backup, started)
-        told.set()
         pruned = _prune(job) if prune_after and _may_prune(backup) else None
     return Created(plan, backup, pruned, candidates)
 
 
 @contextmanager
-def _failure_told(job: Job) -> Iterator[Event]:
-    """A run that publishes nothing says so in the events: the last one and the exit code agree."""
-    told = Event()
+def _failure_told(job: Job) -> Iterator[list[Backup]]:
+    """A create that fails says so in the events: the last one and the exit code agree.
+
+    Once a backup is in the list, it is published: what can fail is what comes after it.
+    """
+    made: list[Backup] = []
     try:
-        yield told
-    except BackupError as error:
-        if not told.is_set() and os.path.isdir(job.catalog.root):
-            job.events.emit("backup_failed", error=str(error), exit_code=error.exit_code)
+        yield made
+    except Exception as error:
+        if made and isinstance(error, BackupError):
+            error.hint = error.hint or f"{made[0].directory.name} was made; `docmind-backup prune` does what is left"
+        _tell_failure(job, "prune_failed" if made else "backup_failed", error)
         raise
+
+
+def _tell_failure(job: Job, event: str, error: Exception) -> None:
+    """Of what nobody expected the kind alone: its words may hold anything."""
+    if os.path.isdir(job.catalog.root):
+        words, code = (str(error), error.exit_code) if isinstance(error, BackupError) else (type(error).__name__, 1)
+        job.events.emit(event, error=words, exit_code=code)
 
 
 def plan(job: Job) -> Created:
@@ -169,13 +182,13 @@ def _plan(job: Job) -> BackupPlan:
     )
 
 
-def _made(job: Job, on_event: OnEvent) -> tuple[BackupPlan, Backup]:
+def _made(job: Job, on_event: OnEvent, published: Callable[[Backup], None]) -> tuple[BackupPlan, Backup]:
     """Plan and execute; both once more when the active index snapshot moved meanwhile."""
     for last_try in (False, True):
         plan = _plan(job)
         _refuse_empty(plan)
         try:
-            return plan, execute(plan, _execution(job, on_event, last_try=last_try))
+            return plan, execute(plan, _execution(job, on_event, published, last_try=last_try))
         except SourcesMoved:
             continue
     raise AssertionError("the last try publishes or raises")
@@ -211,7 +224,7 @@ def _why(plan: BackupPlan) -> str:
     return "; ".join(f"{o.source}: {o.reason}" for o in plan.omissions)
 
 
-def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
+def _execution(job: Job, on_event: OnEvent, published: Callable[[Backup], None], *, last_try: bool) -> Execution:
     return Execution(
         catalog=job.catalog,
         server=None if isinstance(job.server, QdrantError) else job.server,
@@ -221,6 +234,7 @@ def _execution(job: Job, on_event: OnEvent, *, last_try: bool) -> Execution:
         busy_wait_s=job.busy_wait_s,
         late_wait_s=job.late_wait_s,
         min_free=job.min_free,
+        published=published,
         fingerprints=lambda: key_fingerprints(job.environment, secrets.token_hex(16)),
         last_try=last_try,
         downloads=job.downloads,
@@ -300,10 +314,14 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
         return Pruned(verdicts, others=others)
     if not os.path.isdir(job.catalog.root):
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
-    with job.catalog.lock(job.lock_wait_s):
-        refuse_unfinished(job.environment.data_dir)
-        job.catalog.clean()
-        return _prune(job)
+    try:
+        with job.catalog.lock(job.lock_wait_s):
+            refuse_unfinished(job.environment.data_dir)
+            job.catalog.clean()
+            return _prune(job)
+    except Exception as error:
+        _tell_failure(job, "prune_failed", error)
+        raise
 
 
 def _verdicts(job: Job) -> tuple[tuple[Verdict, ...], int]:

@@ -1,4 +1,4 @@
-"""What a signal that ends a run may not hit: the start of a thread; and what it has to reach first."""
+"""Begin or publish something whole though a signal may come, which is heard right after; and what it reaches first."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from types import FrameType
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def start_whole(thread: threading.Thread) -> None:
-    """Raises what `Thread.start` raises, or what the handler of a signal that came meanwhile does.
-
-    Raised inside `Thread.start`, it would leave a thread that cannot be waited for, or one that ends in a traceback.
-    """
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """A signal that comes meanwhile is heard at the end of the block. In other threads none is heard anyway."""
     if threading.current_thread() is not threading.main_thread():
-        thread.start()
+        yield
         return
     came: list[int] = []
 
@@ -28,7 +26,7 @@ def start_whole(thread: threading.Thread) -> None:
     try:
         for number, _ in before:
             signal.signal(number, note)
-        thread.start()
+        yield
     finally:
         for number, handler in before:
             if signal.getsignal(number) is note:  # a signal before it was `note` may have set another one
@@ -60,3 +58,12 @@ def first_at_a_signal(act: Callable[[], None]) -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is first:  # a signal may have set another one
                 signal.signal(number, handler)
+
+
+def start_whole(thread: threading.Thread) -> None:
+    """Raises what `Thread.start` raises, or what the handler of a signal that came meanwhile does.
+
+    Raised inside `Thread.start`, it would leave a thread that cannot be waited for, or one that ends in a traceback.
+    """
+    with unbroken():
+        thread.start()

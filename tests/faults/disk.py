@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,9 +60,24 @@ def mounted(image: Path, kind: str, at: Path) -> Iterator[Path]:
     try:
         yield at
     finally:
-        run("umount", at)
+        _unmount(image, at)
         if kind == "btrfs":
             subprocess.run(["btrfs", "device", "scan", "--forget"], capture_output=True, check=False)
+
+
+def _unmount(image: Path, at: Path) -> None:
+    """Until the device has let go of the image, what it holds is not all that was written.
+
+    A mount namespace that was made meanwhile (`unshare -m` in some other test) has the file system mounted too, for
+    as long as it lives.
+    """
+    run("umount", at)
+    for pause_s in (0.05, 0.1, 0.2, 0.5, *[1] * 300):
+        held = subprocess.run(["losetup", "-n", "-O", "NAME", "-j", image], capture_output=True, text=True, check=True)
+        if not held.stdout.strip():
+            return
+        time.sleep(pause_s)
+    raise OSError(f"{image} is still in use after it was unmounted")
 
 
 def clone(image: Path, target: Path) -> Path:

@@ -18,6 +18,21 @@ WITHOUT_FLUSH = "from docmind_backup import durable as d; d.Flusher.flush = lamb
 """The tool broken on purpose, to see that a cut finds it."""
 
 
+MOMENTS = {
+    "before its own files": "from docmind_backup import executor as e; e.write_records = {end}; ",
+    "before the record": "from docmind_backup import durable as d; d.write_new = {end}; ",
+    "before the flush": "from docmind_backup import durable as d; d.Flusher.flush = {end}; ",
+    "after the flush, before the rename": "from docmind_backup import catalog as c; c.Catalog.publish = {end}; ",
+    "after the rename, before its flush": (
+        "from docmind_backup import catalog as c; "
+        "c.Catalog.publish = lambda self, staging, name: (staging.rename(self.root / name), ({end})()); "
+    ),
+    "after the flush of the rename": "from docmind_backup import operations as o; o._announce = {end}; ",
+}
+"""Of create: code that ends the process there."""
+END = "lambda *_, **__: __import__('os')._exit(9)"
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     image: Path
@@ -54,6 +69,18 @@ class Bed:
             one.image.unlink()
             if problem:
                 yield Finding(trial.name, f"power cut on {self.kind}, seed {seed}", one.moment, problem)
+
+    def cut_at(self, trial: Trial, base: Path, moment: str) -> Iterator[Finding]:
+        """Run it as far as one of MOMENTS and cut there."""
+        disk = clone(base, self.host / "disk.img")
+        with self._tool(disk, MOMENTS[moment].format(end=END)) as tool:
+            done = subprocess.run(tool.argv(trial.command), capture_output=True, text=True, check=False)
+            cut = Cut(clone(disk, self.host / "cut.img"), moment)
+        disk.unlink()
+        problem = self._problem(trial, cut) if done.returncode == 9 else f"exit {done.returncode}: {done.stderr}"
+        cut.image.unlink()
+        if problem:
+            yield Finding(trial.name, f"power cut on {self.kind}", moment, problem)
 
     def _taken(self, argv: list[str], disk: Path, chance: random.Random, cuts: int) -> list[Cut]:
         """The instants crowd where the writing is: a run begins with half a second of importing."""

@@ -128,6 +128,7 @@ def _run(names: Sequence[str], place: Path) -> Outcomes:
     """What pytest has to say goes to stderr. `rm` knows folders deeper than Python can recurse."""
     heard = _Heard()
     options = ["-q", "-n", str(PROCESSES), "--rootdir", str(TESTS.parent), "--basetemp", str(place)]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the harness has imported what pytest rewrites
     with redirect_stdout(sys.stderr):
         pytest.main([*options, *(str(TESTS / name) for name in names)], plugins=[heard])
     subprocess.run(["rm", "-rf", place], check=False)

@@ -6,6 +6,7 @@ a call's number in some thread of the run that was traced, and what it hits in a
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ CALLS = (
     *("unlink", "unlinkat", "rmdir", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "flock"),
 )
 """What changes a disk, and what orders the changes. syncfs besides: it has no path."""
+STRACE = ("strace", "-f", "-qq", "--seccomp-bpf")
+"""A process is stopped at the calls that are traced and at no others: what is injected has to be traced too."""
 KILL = "signal=SIGKILL"
 ERRORS = {
     "ENOSPC": ("write", "pwrite64", "mkdir", "mkdirat", "openat", "fsync", "syncfs", "rename", "renameat"),
@@ -34,8 +37,17 @@ def missing() -> str:
     """Why nothing can be injected here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    probe = subprocess.run(["strace", "-e", "inject=getppid:error=EIO", "true"], capture_output=True, check=False)
+    probe = subprocess.run([*STRACE, "-e", "trace=getppid", "true"], capture_output=True, check=False)
     return "" if probe.returncode == 0 else "strace may not trace here"
+
+
+def injecting(call: str, fault: str) -> list[str]:
+    """What stands before a command for `fault` to happen at `call`.
+
+    With a filter strace injects errors and, as of 6.1, no signals.
+    """
+    strace = STRACE[:-1] if fault.startswith("signal") else STRACE
+    return [*strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +60,8 @@ class Point:
     fault: str
 
     @property
-    def rule(self) -> str:
-        return f"inject={self.call}:{self.fault}:when={self.number}"
+    def when(self) -> str:
+        return f"{self.fault}:when={self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +84,7 @@ class Sweep:
         with self._fresh(base) as tool:
             argv = tool.argv(self.trial.command)
             watched = f"trace={','.join([*CALLS, 'syncfs'])}"
-            done = subprocess.run(
-                ["strace", "-f", "-qq", "-o", log, "-e", watched, *argv], capture_output=True, check=False
-            )
+            done = subprocess.run([*STRACE, "-o", log, "-e", watched, *argv], capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
         calls = list(_calls(log.read_text(errors="replace").splitlines(), self.trial.mark))
         return [
@@ -86,12 +96,11 @@ class Sweep:
 
     def tried(self, base: Path, point: Point) -> Iterator[Finding]:
         with self._fresh(base) as tool:
-            rule = ["-e", "trace=none", "-e", point.rule]
-            argv = ["strace", "-f", "-qq", "-o", "/dev/null", *rule, *tool.argv(self.trial.command)]
+            argv = [*injecting(point.call, point.when), *tool.argv(self.trial.command)]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             problem = _manners(done) or self._checked(tool, ended=done.returncode == 0)
         if problem:
-            yield Finding(self.trial.name, point.rule, f"exit {done.returncode}", problem)
+            yield Finding(self.trial.name, f"{point.call}:{point.when}", f"exit {done.returncode}", problem)
 
     def _checked(self, tool: Tool, *, ended: bool) -> str:
         try:
@@ -123,15 +132,22 @@ class _Fresh:
 
 
 def _calls(lines: Sequence[str], mark: str) -> Iterator[tuple[str, int]]:
-    """(call, its number in its thread) from the first line on that names `mark`."""
+    """(call, its number in its thread) from the first line on that names `mark`.
+
+    Not those with a number that the first thread has had by then: it would be hit while Python starts.
+    """
     numbers: Counter[tuple[str, str]] = Counter()
-    begun = False
+    before: Counter[str] = Counter()
+    begun, first = False, ""
     for line in lines:
         if found := _LINE.match(line):
             thread, call = found.groups()
-            numbers[thread, call] += 1
+            first = first or thread
             begun = begun or mark in line
-            if begun and not (call == "openat" and "O_CREAT" not in line):
+            if not begun and thread == first:
+                before[call] += 1
+            numbers[thread, call] += 1
+            if begun and numbers[thread, call] > before[call] and not (call == "openat" and "O_CREAT" not in line):
                 yield call, numbers[thread, call]
 
 
@@ -145,3 +161,8 @@ def thinned(points: Sequence[Point], count: int) -> list[Point]:
     if len(points) <= count:
         return list(points)
     return [points[i * (len(points) - 1) // (count - 1)] for i in range(count)]
+
+
+def sampled(points: Sequence[Point], count: int, seed: int) -> list[Point]:
+    """So many of them, by chance."""
+    return random.Random(seed).sample(points, min(count, len(points)))

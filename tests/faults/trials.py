@@ -12,6 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults import warm
+
 from docmind_backup.sample import build_sample
 
 PROJECT = "docmind"
@@ -51,12 +53,15 @@ class Tool:
     broken: str = ""
 
     def argv(self, words: tuple[str, ...]) -> list[str]:
+        """A process from its very start, as users have it."""
         code = f"{TOOL}{self.broken}sys.exit(main(sys.argv[1:]))"
-        where = ("-C", str(self.project))
-        return [sys.executable, "-c", code, words[0], *where, *self._embedded(words[0]), *words[1:]]
+        return [sys.executable, "-c", code, *self._words(words)]
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.argv(words), capture_output=True, text=True, check=False)
+        return warm.run(self._words(words))
+
+    def _words(self, words: tuple[str, ...]) -> list[str]:
+        return [words[0], "-C", str(self.project), *self._embedded(words[0]), *words[1:]]
 
     def _embedded(self, command: str) -> tuple[str, ...]:
         takes = command in ("create", "restore", "restore-plan")
@@ -84,25 +89,37 @@ def _sound(tool: Tool) -> str:
     return "" if done.returncode == 0 else f"verify: exit {done.returncode}: {done.stdout}{done.stderr}"
 
 
+def _left(tool: Tool) -> list[str]:
+    """What the next run should have removed: staging, trash, half-written notes."""
+    root = tool.project / "data" / "backups"
+    found = (*root.glob(".staging-*"), *root.glob(".trash/*"), *(tool.project / "data").rglob(".*.tmp"))
+    return [str(path.relative_to(tool.project)) for path in found]
+
+
+def _next(tool: Tool, *words: str) -> str:
+    """The next run needs no help, and cleans up."""
+    done = tool(*words)
+    if done.returncode:
+        return f"the next {' '.join(words)}: exit {done.returncode}: {done.stderr}"
+    left = _left(tool)
+    return f"left after the next {words[0]}: {left}" if left else ""
+
+
 def _create_held(tool: Tool, ended: bool) -> str:
     there = tool.backups
     wanted = (2,) if ended else (1, 2)
     if len(there) not in wanted:
         return f"{len(there)} backups: {there}"
-    if problem := _sound(tool):
-        return problem
-    done = tool("create")
-    return "" if done.returncode == 0 else f"the next create: exit {done.returncode}: {done.stderr}"
+    return _sound(tool) or _next(tool, "create")
 
 
 def _prune_held(tool: Tool, ended: bool) -> str:
     there = tool.backups
     if not there or (ended and len(there) != 1):
         return f"{len(there)} backups: {there}"
-    if problem := _sound(tool):
+    if problem := _sound(tool) or _next(tool, "prune", "--keep-last", "1"):
         return problem
-    done = tool("prune", "--keep-last", "1")
-    return "" if done.returncode == 0 and len(tool.backups) == 1 else f"the next prune: {done.returncode} {done.stderr}"
+    return "" if len(tool.backups) == 1 else f"after the next prune: {tool.backups}"
 
 
 def _one_backup(tool: Tool) -> None:
@@ -162,12 +179,47 @@ def _restore_held(tool: Tool, ended: bool) -> str:
     marks = _marks(tool)
     if len(marks) != 1 or not marks <= wanted:
         return f"it is {' and '.join(sorted(marks))}, not {' or '.join(sorted(wanted))}"
-    done = tool("create", "--accept-shrink")
-    return "" if done.returncode == 0 else f"the next create: exit {done.returncode}: {done.stderr}"
+    return _next(tool, "create", "--accept-shrink")
+
+
+# -- what is remembered beside the backups: old or new -------------------------------------------
+
+
+BEFORE, AFTER = "what was there before", "what was asked for"
+
+
+def _a_held_backup(tool: Tool) -> None:
+    build_sample(tool.project, documents=3)
+    tool.must("create")
+    tool.must("hold", "latest", "--reason", BEFORE)
+
+
+def _remembered(tool: Tool, field: str, old: object, new: object, *, ended: bool) -> str:
+    """What `list` says of the one backup."""
+    (backup,) = json.loads(tool.must("list", "--json"))
+    if backup[field] not in ((new,) if ended else (old, new)):
+        return f"{field} is {backup[field]!r}"
+    return _sound(tool) or _next(tool, "create", "--no-prune")
+
+
+def _hold_held(tool: Tool, ended: bool) -> str:
+    return _remembered(tool, "held", BEFORE, AFTER, ended=ended)
+
+
+def _release_held(tool: Tool, ended: bool) -> str:
+    return _remembered(tool, "held", BEFORE, None, ended=ended)
+
+
+def _verify_held(tool: Tool, ended: bool) -> str:
+    """What it found may be forgotten, also where it ended with 0 and could not write; never half remembered."""
+    return _remembered(tool, "verified", None, "intact", ended=False)
 
 
 TRIALS = (
     Trial("create", _one_backup, ("create", "--no-prune"), ".staging-", _create_held),
     Trial("prune", _four_backups, ("prune", "--keep-last", "1"), ".trash", _prune_held),
     Trial("restore", _changed_since_a_backup, ("restore", "latest", "--yes"), ".docmind-restore", _restore_held),
+    Trial("verify", _a_held_backup, ("verify", "--all"), ".state", _verify_held),
+    Trial("hold", _a_held_backup, ("hold", "latest", "--reason", AFTER), ".backup.lock", _hold_held),
+    Trial("release", _a_held_backup, ("release", "latest"), ".state", _release_held),
 )
