@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.faults import mutations
 from tests.faults.proving import Came, Outcome, judged, smallest
-from tests.faults.rows import FOLDER, KINDS, LETTERS, MAY_BE_ABSENT, Row, every_id, read, unknown
+from tests.faults.rows import FOLDER, KINDS, LETTERS, Row, every_id, read, unknown
 from tests.faults.trials import TRIALS
 
 ROOT = Path(__file__).parent.parent
@@ -24,9 +24,7 @@ def test_every_row_is_there_once() -> None:
 
 
 def test_every_file_is_of_a_letter() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} | {letter.lower() for letter in MAY_BE_ABSENT} == {
-        letter.lower() for letter in LETTERS
-    }
+    assert {path.stem for path in FOLDER.iterdir()} == {letter.lower() for letter in LETTERS}
 
 
 def test_every_test_that_a_row_names_exists() -> None:

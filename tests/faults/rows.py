@@ -20,8 +20,6 @@ KINDS = ("catalogue", "power", "kill", "errors", "fuzz", "mutations")
 """What `python -m tests.faults` can be told to do."""
 LETTERS = {"A": 12, "B": 12, "C": 12, "D": 11, "E": 12, "F": 7, "G": 11, "H": 9, "I": 11}
 """Of the list: the last row of each letter."""
-MAY_BE_ABSENT = frozenset("ABCDEFGH")
-"""Letters whose whole file may be missing. To be empty when all have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +40,14 @@ KEYS = tuple(field.name for field in fields(Row) if field.name != "id")
 
 
 def every_id() -> list[str]:
-    """Of all letters but those whose file may be absent and is."""
-    there = [letter for letter in LETTERS if letter not in MAY_BE_ABSENT or _file(letter).exists()]
-    return [f"{letter}{number}" for letter in there for number in range(1, LETTERS[letter] + 1)]
+    """In the order of the list."""
+    return [f"{letter}{number}" for letter in LETTERS for number in range(1, LETTERS[letter] + 1)]
 
 
 def read(folder: Path = FOLDER) -> tuple[Row, ...]:
     """All rows, in the order of the list. ValueError names the file and what is wrong with it."""
     found = [row for path in sorted(folder.glob("*.toml")) for row in _rows(path)]
     return tuple(sorted(found, key=lambda row: (row.id[0], int(row.id[1:]))))
-
-
-def _file(letter: str) -> Path:
-    return FOLDER / f"{letter.lower()}.toml"
 
 
 def _rows(path: Path) -> Iterator[Row]:
