@@ -613,7 +613,7 @@ def test_a_sample_says_what_is_left_and_list_and_show_how_far_it_got(cli: Cli, b
     assert in_catalog(cli, backup, "list").out.rstrip().endswith(f" {percent} %")
     assert f"never wholly; {percent} % read since " in in_catalog(cli, backup, "show").out
     assert (
-        f"never verified on this machine: `docmind-backup verify {record(backup).id}`"
+        f"never verified on this machine: `docmind-backup verify {backup}`"
         in in_catalog(cli, backup, "restore-plan").out
     )
 

@@ -114,11 +114,13 @@ def _free_second(server: CollectionServer, collection: str) -> tuple[datetime, t
     """Server time, and what is listed then: nothing with this second in its name, which ours would replace."""
     deadline = time.monotonic() + FREE_WITHIN_S
     while True:
+        asked = time.monotonic()
         now = server.now()
         there = server.snapshots(collection)
-        taken = {named_at(s.name) for s in there}
+        taken = {second for s in there if (second := named_at(s.name))}
         naive = now.replace(tzinfo=None)
-        if not taken & {naive, naive + timedelta(seconds=1)}:
+        until = naive + timedelta(seconds=1 + time.monotonic() - asked)
+        if not any(naive <= second <= until for second in taken):
             return now, there
         if time.monotonic() >= deadline:
             raise Crowded(

@@ -133,7 +133,7 @@ def _lack(where: Path, error: OSError) -> str:
         return "is full: the quota is used up"
     with suppress(OSError):
         found = os.statvfs(next(path for path in (where, *where.parents) if os.path.exists(path)))
-        if found.f_files and not found.f_favail:
+        if found.f_favail * found.f_blocks < found.f_bavail * found.f_files:  # some may be free again by now
             return "has no inodes left"
     return "is full"
 
