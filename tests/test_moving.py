@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import duckdb
 import pytest
@@ -355,6 +356,25 @@ def test_a_database_under_a_heavy_writer_balances_in_the_backup_and_restored(
     restored = home.restored() / "data"
     assert sorted(os.listdir(restored)) == ["chat.db"]
     assert assert_books_balance(restored / "chat.db") in counts
+
+
+def test_a_journal_that_goes_while_it_is_looked_at_is_no_failure(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(home.data / "chat.db")) as db:
+        db.executescript("CREATE TABLE chat_session(thread_id); INSERT INTO chat_session VALUES (1);")
+    journal, look, gone = home.data / "chat.db-journal", os.stat, list[object]()
+    journal.write_bytes(b"x")
+
+    def and_then_it_is_gone(path: Any, *more: Any, **how: Any) -> os.stat_result:
+        found = look(path, *more, **how)
+        if not isinstance(path, int) and os.fspath(path) == str(journal):
+            journal.unlink()
+            gone.append(path)
+        return found
+
+    monkeypatch.setattr(os, "stat", and_then_it_is_gone)
+    made = home.create("--only", "chat")
+
+    assert (made.code, len(gone)) == (0, 1), made.err
 
 
 def test_an_emptied_database_is_no_success_once_there_was_one(home: Home) -> None:

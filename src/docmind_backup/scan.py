@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from hashlib import blake2b
@@ -262,7 +263,9 @@ def _look_file(source: Source, found: os.stat_result) -> Seen:
     size = found.st_size
     for suffix in SIDECARS.get(source.kind, ()):
         path = source.path.with_name(source.path.name + suffix)
-        size += os.path.getsize(path) if os.path.isfile(path) else 0
+        with suppress(OSError):  # a journal comes and goes
+            beside = path.stat()
+            size += beside.st_size if stat.S_ISREG(beside.st_mode) else 0
     return Seen(source, 1, size)
 
 
