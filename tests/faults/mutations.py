@@ -183,7 +183,8 @@ def _pytest(root: Path, source: Path, tests: Iterable[str], *flags: str, limit_s
         *flags,
         *(f"tests/{test}" for test in sorted(tests)),
     ]
-    env = {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "500"}
+    shell = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    env = {**shell, "PYTHONPATH": str(source), "COLUMNS": "500"}
     with subprocess.Popen(
         command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as running:
