@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.becoming import to_folder, to_link, to_pipe
 
 from docmind_backup.capture import Captured, capture
 from docmind_backup.copying import Copier
@@ -319,26 +320,10 @@ class Once:
             act()
 
 
-def to_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def to_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/etc/passwd")
-
-
-def to_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "new").write_text("new")
-
-
 @pytest.mark.parametrize(
     ("become", "stored", "note"),
     [
-        (to_fifo, [], "uploads/c.txt: not a file"),
+        (to_pipe, [], "uploads/c.txt: not a file"),
         (to_link, [LinkEntry], "uploads/c.txt -> /etc/passwd: link kept"),
         (to_folder, [DirEntry, FileEntry], ""),
         (Path.unlink, [], "uploads/c.txt: gone before"),

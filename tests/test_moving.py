@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from tests.becoming import to_folder, to_link, to_pipe
 from tests.catalogs import backups, contents, entries, record
 from tests.conftest import Cli, Result
 
@@ -161,22 +162,6 @@ def grow(path: Path) -> None:
 
 def cut(path: Path) -> None:
     os.truncate(path, 1000)
-
-
-def to_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def to_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/etc/passwd")
-
-
-def to_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-    (path / "inside").write_bytes(b"new")
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "z.pdf"])

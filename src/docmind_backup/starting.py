@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -22,15 +23,8 @@ def unbroken() -> Iterator[None]:
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    before = [(number, handler) for number in STOPPING if (handler := signal.getsignal(number)) is not None]
-    try:
-        for number, _ in before:
-            signal.signal(number, note)
+    with _instead({number: handler for number in STOPPING if (handler := signal.getsignal(number)) is not None}, note):
         yield
-    finally:
-        for number, handler in before:
-            if signal.getsignal(number) is note:  # a signal before it was `note` may have set another one
-                signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
 
@@ -50,13 +44,20 @@ def first_at_a_signal(act: Callable[[], None]) -> Iterator[None]:
         before[number](number, frame)
 
     before = {int(number): handler for number in STOPPING if callable(handler := signal.getsignal(number))}
-    for number in before:
-        signal.signal(number, first)
+    with _instead(before, first):
+        yield
+
+
+@contextmanager
+def _instead(before: Mapping[int, Any], new: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`new` hears these signals; then who heard them before, unless a signal has set yet another one."""
     try:
+        for number in before:
+            signal.signal(number, new)
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is first:  # a signal may have set another one
+            if signal.getsignal(number) is new:
                 signal.signal(number, handler)
 
 
