@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.becoming import to_link, to_pipe
 from tests.catalogs import backups
 from tests.environments import DocMindV2
 from tests.standin import Stall, StandIn
-from tests.test_capture import to_fifo, to_link
 
 from docmind_backup import collection, operations
 from docmind_backup.capture import Captured, capture
@@ -206,7 +206,7 @@ def to_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("become", "stored", "note"),
     [
-        (to_fifo, [], "uploads/c.txt: not a file"),
+        (to_pipe, [], "uploads/c.txt: not a file"),
         (to_link, [LinkEntry], "uploads/c.txt -> /etc/passwd: link kept"),
         (to_folder, [DirEntry, FileEntry, DirEntry, FileEntry], ""),
         (Path.unlink, [], "uploads/c.txt: gone before"),
