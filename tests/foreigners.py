@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.environments import build_v1
 from tests.snapshots import RECORDINGS, recorded
+from tests.unpacking import unpack
 
 DOCMIND = "backup_20261121_033425_6b8165a35cb0"
 AI_MEMORY = "2026-11-21_033158"
@@ -21,7 +22,7 @@ V1 = "backup_20260214_030000"
 def docmind_at(top: Path) -> Path:
     """As DocMind 2.0.1 wrote it."""
     with tarfile.open(RECORDINGS / "docmind-v2-backup.tar.xz") as tar:
-        tar.extractall(top / "root", filter="data")
+        unpack(tar, top / "root")
     return top / "root" / DOCMIND
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.docmind_checker import CONDITIONS, problems
+from tests.unpacking import unpack
 
 RECORDED = Path(__file__).parent / "data" / "recordings" / "docmind-v2-backup.tar.xz"
 
@@ -23,7 +24,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The backup that DocMind 2.0.1 made of a real environment."""
     folder = tmp_path_factory.mktemp("recorded")
     with tarfile.open(RECORDED) as archive:
-        archive.extractall(folder, filter="data")
+        unpack(archive, folder)
     return next(folder.iterdir())
 
 

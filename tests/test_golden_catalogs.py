@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Cli
+from tests.unpacking import unpack
 
 from docmind_backup.core.model import FORMAT
 
@@ -29,7 +30,7 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The catalog, as it was unpacked on another machine."""
     place = tmp_path_factory.mktemp("golden")
     with tarfile.open(request.param) as tar:
-        tar.extractall(place, filter="tar")
+        unpack(tar, place, "tar")
     return place / "backups"
 
 

@@ -33,6 +33,7 @@ from tests.catalogs import (
 from tests.conftest import Cli, Result
 from tests.environments import DocMindV2, build_v2, holding_duckdb
 from tests.standin import StandIn
+from tests.unpacking import unpack
 
 from docmind_backup.catalog import Catalog
 from docmind_backup.core.model import Event, Omission, Part, Reason, Scope
@@ -570,7 +571,7 @@ def test_what_this_tool_did_not_make_or_cannot_read_is_listed_by_name_and_never_
 ) -> None:
     root = first.parent
     with tarfile.open(RECORDED) as tar:
-        tar.extractall(root, filter="data")
+        unpack(tar, root)
     foreign = root / "backup_20261121_033425_6b8165a35cb0"
     broken = clone(first, 2)
     overwrite(broken / "backup.json", b"{")

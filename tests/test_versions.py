@@ -15,6 +15,7 @@ import pytest
 from tests.catalogs import backups, entries
 from tests.conftest import Cli
 from tests.standin import StandIn
+from tests.unpacking import unpack
 
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import FileEntry, LinkEntry
@@ -30,7 +31,7 @@ def test_every_format_has_an_archive() -> None:
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The unpacked catalog."""
     with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path, filter="tar")
+        unpack(archive, tmp_path, "tar")
     return tmp_path / "docmind-backups"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.standin import sparse_tar
+from tests.unpacking import unpack_one
 
 Point = dict[str, Any]
 """{"id": int or uuid text, "vector": list or {name: list or {"indices", "values"}}, "payload": {...}}"""
@@ -183,7 +184,7 @@ def _unpack(data: bytes, folder: Path) -> None:
         with tarfile.open(fileobj=BytesIO(data), mode="r:") as archive:
             while info := archive.next():
                 name = info.name
-                archive.extract(info, folder, filter="data")
+                unpack_one(archive, info, folder)
     except tarfile.TarError as error:
         if name:
             raise UnreadableError(f"File IO error: failed to unpack `TMP/{name}`") from error
