@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from docmind_backup import __version__
-from docmind_backup.cli_help import Commands, Grouped
+from docmind_backup.cli_help import HOW, OUTPUT, STAYS, WHAT, Commands, Grouped
 from docmind_backup.cli_restore import restore, restore_plan
 from docmind_backup.cli_shared import (
     BackupId,
@@ -69,35 +69,53 @@ app = typer.Typer(
 # -- options --------------------------------------------------------------------------------------
 
 
-KeepLast = Annotated[int | None, typer.Option("--keep-last", metavar="N", help="Keep the N newest.", min=0)]
-KeepHourly = Annotated[int | None, typer.Option("--keep-hourly", metavar="N", help="Newest of N hours.", min=0)]
-KeepDaily = Annotated[int | None, typer.Option("--keep-daily", metavar="N", help="Newest of N days.", min=0)]
-KeepWeekly = Annotated[int | None, typer.Option("--keep-weekly", metavar="N", help="Newest of N weeks.", min=0)]
-KeepMonthly = Annotated[int | None, typer.Option("--keep-monthly", metavar="N", help="Newest of N months.", min=0)]
-KeepYearly = Annotated[int | None, typer.Option("--keep-yearly", metavar="N", help="Newest of N years.", min=0)]
+def _keep_rule(name: str, words: str) -> Any:
+    return typer.Option(f"--keep-{name}", metavar="N", help=words, min=0, rich_help_panel=STAYS)
+
+
+KeepLast = Annotated[int | None, _keep_rule("last", "Keep the N newest.")]
+KeepHourly = Annotated[int | None, _keep_rule("hourly", "Newest of N hours.")]
+KeepDaily = Annotated[int | None, _keep_rule("daily", "Newest of N days.")]
+KeepWeekly = Annotated[int | None, _keep_rule("weekly", "Newest of N weeks.")]
+KeepMonthly = Annotated[int | None, _keep_rule("monthly", "Newest of N months.")]
+KeepYearly = Annotated[int | None, _keep_rule("yearly", "Newest of N years.")]
+KeepIncomplete = Annotated[int | None, _keep_rule("incomplete", "Incomplete ones older than a good one.")]
 KeepWithin = Annotated[
     str | None,
-    typer.Option("--keep-within", metavar="SPAN", help="All younger than SPAN, as in 7d or 1m15d."),
+    typer.Option(
+        "--keep-within", metavar="SPAN", help="All younger than SPAN, as in 7d or 1m15d.", rich_help_panel=STAYS
+    ),
 ]
-KeepIncomplete = Annotated[
-    int | None,
-    typer.Option("--keep-incomplete", metavar="N", help="Incomplete ones older than a good one.", min=0),
+Everything = Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.", rich_help_panel=WHAT)]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Names and sizes only; contents are not read.", rich_help_panel=HOW)
 ]
-Deep = Annotated[bool, typer.Option("--deep", help="Also open databases and snapshots with their own engines.")]
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Also open databases and snapshots with their own engines.", rich_help_panel=HOW)
+]
 Rehearse = Annotated[
-    bool, typer.Option("--rehearse", help="Also restore into a scratch folder and scratch collections, and check.")
+    bool,
+    typer.Option(
+        "--rehearse", help="Also restore into a scratch folder and scratch collections, and check.", rich_help_panel=HOW
+    ),
 ]
 Sample = Annotated[
     str | None,
-    typer.Option("--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on."),
+    typer.Option(
+        "--sample", metavar="PERCENT", help="Read a share, as in 10%; the next run goes on.", rich_help_panel=HOW
+    ),
 ]
 MaxAge = Annotated[
     str | None,
-    typer.Option("--max-age", metavar="SPAN", help="Skip what was read since, as in 30d, untouched."),
+    typer.Option(
+        "--max-age", metavar="SPAN", help="Skip what was read since, as in 30d, untouched.", rich_help_panel=HOW
+    ),
 ]
 TimeBudget = Annotated[
     str | None,
-    typer.Option("--time-budget", metavar="SPAN", help="Begin no file after so long, as in 5m or 1h30m."),
+    typer.Option(
+        "--time-budget", metavar="SPAN", help="Begin no file after so long, as in 5m or 1h30m.", rich_help_panel=HOW
+    ),
 ]
 
 
@@ -119,8 +137,8 @@ def _root(
 # -- back up -------------------------------------------------------------------------------------
 
 
-@app.command("create", rich_help_panel=BACK_UP)
-@app.command("create-backup", hidden=True)
+@app.command("create", cls=Grouped, rich_help_panel=BACK_UP)
+@app.command("create-backup", cls=Grouped, hidden=True)
 def create(
     project: Project = Path(),
     dest: Dest = None,
@@ -130,31 +148,40 @@ def create(
             "--include-uploads/--no-include-uploads",
             " /--diagnostic-no-uploads",
             help="Uploads (default: v2 yes, v1 no).",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     include_analytics: Annotated[
         bool | None,
-        typer.Option("--include-analytics/--no-include-analytics", help="Analytics (default: if enabled)."),
+        typer.Option(
+            "--include-analytics/--no-include-analytics", help="Analytics (default: if enabled).", rich_help_panel=WHAT
+        ),
     ] = None,
-    include_logs: Annotated[bool | None, typer.Option("--include-logs/--no-include-logs", help="Log files.")] = None,
+    include_logs: Annotated[
+        bool | None, typer.Option("--include-logs/--no-include-logs", help="Log files.", rich_help_panel=WHAT)
+    ] = None,
     include_env: Annotated[
-        bool | None, typer.Option("--include-env/--no-include-env", help="The .env file; it holds secrets.")
+        bool | None,
+        typer.Option("--include-env/--no-include-env", help="The .env file; it holds secrets.", rich_help_panel=WHAT),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PART", help=f"Only these parts (repeatable): {', '.join(Part)}."),
+        typer.Option(
+            "--only", metavar="PART", help=f"Only these parts (repeatable): {', '.join(Part)}.", rich_help_panel=WHAT
+        ),
     ] = None,
     qdrant: Annotated[
         bool | None,
         typer.Option(
             "--qdrant-snapshot/--no-qdrant-snapshot",
             help="Collections: must succeed / leave out (default: if reachable).",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     qdrant_path: QdrantPath = None,
     collection: Annotated[
         list[str] | None,
-        typer.Option("--collection", metavar="NAME", help="Only these collections (repeatable)."),
+        typer.Option("--collection", metavar="NAME", help="Only these collections (repeatable).", rich_help_panel=WHAT),
     ] = None,
     keep_last: KeepLast = None,
     keep_hourly: KeepHourly = None,
@@ -165,19 +192,30 @@ def create(
     keep_within: KeepWithin = None,
     keep_incomplete: KeepIncomplete = None,
     prune_after: Annotated[
-        bool, typer.Option("--prune/--no-prune", " /--no-cleanup", help="Prune after a backup that counts.")
+        bool,
+        typer.Option(
+            "--prune/--no-prune", " /--no-cleanup", help="Prune after a backup that counts.", rich_help_panel=STAYS
+        ),
     ] = True,
     accept_shrink: Annotated[
         bool,
-        typer.Option("--accept-shrink", help="What is gone or shrunk since the last backup is meant to be."),
+        typer.Option(
+            "--accept-shrink", help="What is gone or shrunk since the last backup is meant to be.", rich_help_panel=HOW
+        ),
     ] = False,
     share: Annotated[
         bool | None,
-        typer.Option("--share/--no-share", help="Unchanged files: share with the last backup / copy all."),
+        typer.Option(
+            "--share/--no-share", help="Unchanged files: share with the last backup / copy all.", rich_help_panel=HOW
+        ),
     ] = None,
     lock_wait: LockWait = None,
-    events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append JSONL events here.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Although DOCMIND_BACKUP_ENABLED=false.")] = False,
+    events: Annotated[
+        Path | None, typer.Option("--events", metavar="FILE", help="Append JSONL events here.", rich_help_panel=OUTPUT)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although DOCMIND_BACKUP_ENABLED=false.", rich_help_panel=HOW)
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -254,8 +292,8 @@ def _keep(
     }
 
 
-@app.command("prune", rich_help_panel=BACK_UP)
-@app.command("prune-backups", hidden=True)
+@app.command("prune", cls=Grouped, rich_help_panel=BACK_UP)
+@app.command("prune-backups", cls=Grouped, hidden=True)
 def prune(
     project: Project = Path(),
     dest: Dest = None,
@@ -367,7 +405,7 @@ def leftovers(
         raise typer.Exit(found.exit_code)
 
 
-@app.command("verify", rich_help_panel=LOOK)
+@app.command("verify", cls=Grouped, rich_help_panel=LOOK)
 def verify(
     backup: Annotated[
         list[str] | None,
@@ -379,8 +417,8 @@ def verify(
     ] = None,
     project: Project = Path(),
     dest: Dest = None,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Every backup of the catalog.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Names and sizes only; contents are not read.")] = False,
+    everything: Everything = False,
+    quick: Quick = False,
     deep: Deep = False,
     rehearse: Rehearse = False,
     sample: Sample = None,

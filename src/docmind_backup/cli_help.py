@@ -9,8 +9,10 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-WHAT, WHERE, HOW, EARLIER, OUTPUT = "What", "Where", "How", "An earlier restore", "Output"
-"""What options are about: the headings of a long help."""
+ARGUMENTS, WHAT, WHERE, STAYS, HOW = "Arguments", "What", "Where", "What stays", "How"
+EARLIER, OUTPUT = "An earlier restore", "Output"
+HEADINGS = (ARGUMENTS, WHAT, WHERE, STAYS, HOW, EARLIER, OUTPUT)
+"""What options are about, in the order of a long help."""
 NAMES = 24
 """Columns for names, in a long help; what is longer has a line of its own."""
 
@@ -40,15 +42,15 @@ class Grouped(TyperCommand):
     """A command of many options: a heading for each thing that they are about, and one column for all names."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                usual = "Arguments" if parameter.param_type_name == "argument" else OUTPUT
-                panel = str(getattr(parameter, "rich_help_panel", None) or usual)
-                panels.setdefault(panel, []).append(record)
+                usual = ARGUMENTS if parameter.param_type_name == "argument" else OUTPUT
+                panels[str(getattr(parameter, "rich_help_panel", None) or usual)].append(record)
         for panel, rows in panels.items():
-            with formatter.section(panel):
-                formatter.write_dl([(name.ljust(NAMES), words) for name, words in rows], col_max=NAMES)
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl([(name.ljust(NAMES), words) for name, words in rows], col_max=NAMES)
 
 
 def _quick_parameters(of: Callable[[Any], list[Any]], ctx: Any) -> list[Any]:

@@ -50,7 +50,7 @@ Dest = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the answer and warnings.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Say what would be done; write nothing.", rich_help_panel=HOW)
 ]
