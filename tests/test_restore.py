@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,12 +18,12 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.catalogs import entries, flip, held_by_another, only_backup
+from tests.catalogs import flip, held_by_another, only_backup, overwrite, reseal
 from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
 
-from docmind_backup import durable, restoring
+from docmind_backup import compose, durable, restoring
 from docmind_backup.cli import main
 from docmind_backup.sample import build_sample
 
@@ -231,6 +232,24 @@ def test_a_rollback_keeps_what_was_written_after_the_restore(place: Place) -> No
     (kept,) = (place.project / RESTORE_FOLDER).glob("rollback-*")
     assert (kept / "new/data-uploads/uploads/after.pdf").read_bytes() == b"%PDF after"
     assert (kept / "new/data-chat.db/chat.db-wal").read_bytes() == b"of the restored one"
+
+
+def test_they_are_taken_back_in_the_order_in_which_they_were_made_whatever_the_clock_did(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = change(place)
+    clock = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    for since, hours in (("first.pdf", 0), ("second.pdf", -1), ("third.pdf", -1)):
+        monkeypatch.setattr(compose, "now", lambda hours=hours: clock + timedelta(hours=hours))
+        assert place.restore("latest", "--yes").code == 0
+        (place.data / "uploads" / since).write_bytes(b"%PDF since")
+
+    for before in ("second.pdf", "first.pdf"):
+        assert place.restore("--rollback").code == 0
+        assert (place.data / "uploads" / before).exists()
+    assert place.restore("--rollback").code == 0
+    same(place, changed)
+    assert place.restore("--rollback").code == 2
 
 
 SHM = Path("/dev/shm")
@@ -527,13 +546,46 @@ def test_a_hostile_inventory_leads_nowhere(untouched: Place, tmp_path: Path) -> 
     """A link, and then a file below it."""
     inventory = untouched.backup / "inventory.jsonl"
     lines = inventory.read_bytes().replace(b'"path":"data/uploads/empty"', b'"path":"data/uploads/elsewhere.pdf/x"')
-    inventory.chmod(0o600)
-    inventory.write_bytes(lines)
+    overwrite(inventory, lines)
+    reseal(untouched.backup)
 
     done = untouched.restore("latest", "--yes")
 
     assert done.code == 4
-    assert entries(untouched.backup)
+    assert "into what is no folder" in done.err
+
+
+LOST: dict[str, Callable[[bytes], bytes]] = {
+    "lines at the end": lambda raw: raw[: raw.index(b"\n", len(raw) // 2) + 1],
+    "all lines": lambda _: b"",
+    "a bit of a mode": lambda raw: raw.replace(b'"mode":"0644"', b'"mode":"0664"', 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("lost", "sealed"), [*((lost, False) for lost in LOST), ("lines at the end", True), ("all lines", True)]
+)
+def test_an_inventory_that_is_not_as_it_was_written_restores_nothing(
+    untouched: Place, tmp_path: Path, lost: str, *, sealed: bool
+) -> None:
+    """What has no line any more would be taken out of its place, and nobody would hear of it."""
+    inventory = untouched.backup / "inventory.jsonl"
+    overwrite(inventory, LOST[lost](inventory.read_bytes()))
+    if sealed:
+        reseal(untouched.backup)
+    before = untouched.look()
+
+    done = untouched.restore("latest", "--yes")
+    beside = untouched.restore("latest", "--yes", "--to", tmp_path / "beside")
+
+    assert (done.code, beside.code) == (4, 4)
+    assert str(inventory) in done.err
+    assert untouched.look() == before
+    assert not (untouched.project / RESTORE_FOLDER).exists()
+    if not sealed:
+        one = untouched.restore("latest", "data/uploads", "--to", tmp_path / "one")
+        assert one.code == 4
+        assert not (tmp_path / "one").exists()
 
 
 def test_what_lies_in_a_place_that_would_be_replaced_is_safe(untouched: Place) -> None:

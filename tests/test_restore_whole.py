@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tests.conftest import Cli
@@ -15,6 +16,7 @@ from tests.restore_worlds import (
     ALIAS,
     Template,
     World,
+    fill,
     in_memory,
     live_on,
     make_template,
@@ -23,11 +25,12 @@ from tests.restore_worlds import (
     wipe,
     with_chats_of,
 )
-from tests.returning_worlds import VECTORS, points
+from tests.returning_worlds import VECTORS, everything, points
 from tests.standin import StandIn
 from tests.sweep import STEP
 
-from docmind_backup import restores, returning
+from docmind_backup import restores, restoring, returning
+from docmind_backup.errors import Interrupted
 from docmind_backup.uploads import Patience
 
 ALL = STEP == 1
@@ -281,6 +284,59 @@ def test_only_a_file_part_and_a_folder_beside_ask_the_server_for_nothing(
     assert beside.code == 0, beside.err
     assert (tmp_path / "look" / "data" / "chat.db").is_file()
     assert world.see() == old
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[StandIn]:
+    """Another server, with collections of the same names and kinds."""
+    with StandIn() as other:
+        fill(other)
+        yield other
+
+
+@pytest.mark.usefixtures("unproved")
+def test_a_rollback_never_touches_another_server(
+    world: World, elsewhere: StandIn, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who restored to a scratch server and takes it back with the usual settings would lose the usual collections."""
+    old, others = world.see(), everything(elsewhere)
+    assert cli("restore", "latest", *world.where, "--only", "qdrant", "--yes").code == 0
+    monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_URL", elsewhere.url)
+
+    done = cli("restore", "--rollback", *world.where)
+
+    assert done.code == 15
+    assert elsewhere.url in done.err
+    assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} docmind-backup restore --rollback" in done.err
+    assert everything(elsewhere) == others
+    assert not world.journal().exists()
+    monkeypatch.delenv("DOCMIND_DATABASE__QDRANT_URL")
+    assert cli("restore", "--rollback", *world.where).code == 0
+    assert world.see() == old
+
+
+def _cut(*_: object) -> NoReturn:
+    raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("unproved")
+def test_an_interrupted_restore_does_not_go_on_with_another_server(
+    world: World, elsewhere: StandIn, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = everything(elsewhere)
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.Restoration, "_check", _cut)
+        patch.setattr(restoring.Restoration, "_give_up", lambda *_: None)
+        assert cli("restore", "latest", *world.where, "--only", "qdrant", "--yes").code == 143
+    assert world.journal().exists()
+    monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_URL", elsewhere.url)
+
+    for way in ("--resume", "--rollback"):
+        done = cli("restore", way, *world.where)
+        assert done.code == 15
+        assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} docmind-backup restore {way}" in done.err
+
+    assert everything(elsewhere) == others
 
 
 @pytest.mark.usefixtures("unproved")

@@ -83,12 +83,15 @@ def bring(directory: Path, inventory: Path, pieces: tuple[Piece, ...], on_event:
 def entries(
     inventory: Path, piece: Piece, wanted: Callable[[bytes], bool] = lambda _: True
 ) -> Iterator[tuple[str, Entry]]:
-    """(path below the piece's root, entry), from the inventory's lines; DamageFound when one is not the piece's."""
+    """(path below the piece's root, entry), from the inventory's lines; DamageFound when one is missing or not its."""
     first, length = piece.lines
     try:
         with inventory.open("rb") as lines:
             lines.seek(first)
-            while length > 0 and (line := lines.readline(fmt.LINE_LIMIT)):
+            while length > 0:
+                line = lines.readline(fmt.LINE_LIMIT)
+                if not line:
+                    raise ValueError(f"it ends within {piece.stored}")
                 length -= len(line)
                 if not wanted(line):
                     continue

@@ -34,13 +34,13 @@ class RestoreFolder:
         return self._read(self.path / JOURNAL)
 
     def finished(self) -> tuple[Journal, ...]:
-        """Of those whose rollback folder is still there, oldest first."""
+        """Of those whose rollback folder is still there, in the order in which they were made."""
         try:
-            names = sorted(name for name in os.listdir(self.path) if RUN.match(name))
+            names = [name for name in os.listdir(self.path) if RUN.match(name)]
         except (FileNotFoundError, NotADirectoryError):
             return ()
         found = (self._read(self.path / name / JOURNAL) for name in names)
-        return tuple(journal for journal in found if journal)
+        return tuple(sorted((journal for journal in found if journal), key=lambda one: (one.number, one.run)))
 
     def _read(self, path: Path) -> Journal | None:
         try:

@@ -71,10 +71,11 @@ def entries(opened: Opened) -> Iterable[Entry] | None:
 def ready(opened: Opened, on_event: OnEvent) -> tuple[Backup, Papers]:
     """The backup with an inventory that has a sum of everything wanted; and what a run puts into its folder.
 
-    Reads all files of which nobody wrote down a sum.
+    Reads all files of which nobody wrote down a sum. Raises DamageFound as check_inventory.
     """
     backup = opened.backup
     if opened.foreign is None:
+        check_inventory(backup)
         return backup, lambda folder: _put_record(folder, (backup.directory / fmt.RECORD).read_bytes())
     measured = dict(_measure(opened, opened.foreign, on_event))
     record, lines = restorable.described(opened.foreign, backup.record, measured)
@@ -84,6 +85,27 @@ def ready(opened: Opened, on_event: OnEvent) -> tuple[Backup, Papers]:
         _put_record(folder, fmt.record_bytes(record))
 
     return replace(backup, record=record), put
+
+
+def check_inventory(backup: Backup) -> None:
+    """DamageFound unless it is the one that the record describes: what lacks a line in it would be left out unsaid."""
+    path = backup.directory / fmt.INVENTORY
+    try:
+        fd = open_source(path)
+        try:
+            sha256, _ = Copier(lambda _: None).hash(fd, lambda _: None)
+        finally:
+            os.close(fd)
+        problem = "" if sha256 == backup.record.digests.get(fmt.INVENTORY) else "it is not the one that was recorded"
+    except SourceError as miss:
+        problem = miss.detail
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+    if problem:
+        raise DamageFound(
+            f"{path} cannot be used: {problem}",
+            hint=f"restore another backup; docmind-backup verify {backup.directory}",
+        )
 
 
 def put_nothing(_folder: Path) -> None:

@@ -16,7 +16,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
 from docmind_backup.core.selection import destination, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
-from docmind_backup.opening import Opened, entries
+from docmind_backup.opening import Opened, check_inventory, entries
 from docmind_backup.reach import lexists, near
 from docmind_backup.restoring import target_errors
 
@@ -69,6 +69,7 @@ def _would(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damage
 
 
 def _entries(backup: Backup) -> Iterator[Entry]:
+    check_inventory(backup)
     try:
         with (backup.directory / fmt.INVENTORY).open("rb") as lines:
             while line := lines.readline(fmt.LINE_LIMIT):

@@ -21,6 +21,7 @@ from docmind_backup.core.journal import Checked, Journal, Notes, Phase, Piece
 from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, Seen, Source, SourceRecord, ignore
 from docmind_backup.core.planner import folder_name
 from docmind_backup.core.proof import Proof, unknown_to_engine
+from docmind_backup.core.qdrant_rest import same_address
 from docmind_backup.core.restore import NO_PLACE, Action, Place, RestorePlan, Target, placed, plan_restore
 from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, partial, read_selection
 from docmind_backup.errors import (
@@ -251,7 +252,7 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         refuse_unfinished(home)
         clean_server(job)
         backup, papers = ready(planned.opened, on_event)
-        journal = journal.listing(backup.record.sources)
+        journal = _numbered(journal.listing(backup.record.sources), folder)
         restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)
         checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
@@ -397,7 +398,19 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
         read_back=planned.wanted.read_back,
         aside=bool(planned.wanted.to),
         inventory=str(home / FOLDER / run / fmt.INVENTORY) if planned.opened.foreign else "",
+        server=_server_of(job, record),
     )
+
+
+def _server_of(job: Job, record: Record) -> str:
+    qdrant, server = record.qdrant, job.server
+    to_server = qdrant is not None and not qdrant.embedded and bool(qdrant.collections)
+    return server.url if to_server and server is not None and not isinstance(server, QdrantError) else ""
+
+
+def _numbered(journal: Journal, folder: RestoreFolder) -> Journal:
+    """After every restore that can still be taken back. Holding the lock."""
+    return replace(journal, number=1 + max((kept.number for kept in folder.finished()), default=0))
 
 
 def _plain(name: str) -> str:
@@ -485,6 +498,18 @@ def _announce(job: Job, event: str, journal: Journal) -> None:
         job.events.emit(event, id=journal.backup_id, path=Path(journal.directory).name, run=journal.run)
 
 
+def _refuse_other_server(job: Job, journal: Journal, option: str) -> None:
+    """What a restore wrote down proves nothing of collections on another server, however alike they are."""
+    server = job.server
+    if not journal.server or server is None or isinstance(server, QdrantError):
+        return
+    if not same_address(journal.server, server.url):
+        raise QdrantError(
+            f"the collections came back to {journal.server}, and the settings name {server.url}; nothing was changed",
+            hint=f"DOCMIND_DATABASE__QDRANT_URL={journal.server} docmind-backup restore {option}",
+        )
+
+
 # -- finish, undo, accept ------------------------------------------------------------------------------------
 
 
@@ -494,6 +519,8 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
     journal = folder.unfinished()
     if journal is None:
         raise UsageError(f"no restore of {folder.home} was interrupted", hint="`docmind-backup restore BACKUP`")
+    if journal.phase is not Phase.DISCARDING:
+        _refuse_other_server(job, journal, "--resume")
     backup = _backup_of(job, journal)
     with _ours(job, folder, backup.directory if backup else folder.home):
         journal = folder.unfinished() or journal
@@ -569,6 +596,7 @@ def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -
         raise UsageError(f"no restore of {folder.home} can be taken back", hint="nothing is kept of an earlier state")
     if journal.phase is Phase.DISCARDING:
         raise UsageError("what it kept is being deleted already", hint="`docmind-backup restore --resume` ends that")
+    _refuse_other_server(job, journal, "--rollback")
     backup = _backup_of(job, journal)
     with _ours(job, folder, backup.directory if backup else folder.home):
         collections = _collections(job, backup, on_event) if backup else no_collections

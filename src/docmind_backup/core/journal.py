@@ -209,6 +209,10 @@ class Journal:
     """Each collection's own."""
     inventory: str = ""
     """Of another tool's backup: made by this run, in its folder. Empty: the backup's own."""
+    number: int = 0
+    """Of the restores whose old state is kept: a later one has a greater one, whatever the clock did."""
+    server: str = ""
+    """Base URL of the server that collections come back to. Empty: to none, or nobody wrote it down."""
 
     @property
     def listed_in(self) -> str:
