@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -643,6 +644,36 @@ def test_create_and_prune_wait_for_an_unfinished_restore(place: Place) -> None:
         assert "restore --resume" in done.err
         assert "restore --rollback" in done.err
     assert json.loads((place.project / RESTORE_FOLDER / "journal.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("command", [("create", "--only", "chat"), ("prune", "--keep-last", "5")])
+def test_what_a_restore_left_that_was_killed_before_it_began_goes(place: Place, command: tuple[str, ...]) -> None:
+    folder = place.project / RESTORE_FOLDER
+    folder.mkdir()
+    (folder / "lock").touch()
+    (folder / f".journal.json.{dead_pid()}.tmp").write_text("{")
+
+    done = place.cli(*command, "-C", place.project, "--dest", place.backups)
+
+    assert done.code == 0, done.err
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_restore_is_no_link(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f".journal.json.{dead_pid()}.tmp").write_text("{")
+    (place.project / RESTORE_FOLDER).symlink_to(tmp_path / "elsewhere")
+
+    assert place.restore("latest", "--yes").code == 1
+    assert place.cli("create", "-C", place.project, "--dest", place.backups, "--only", "chat").code == 0
+
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def dead_pid() -> int:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return process.pid
 
 
 @pytest.fixture

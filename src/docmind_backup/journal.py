@@ -69,7 +69,16 @@ class RestoreFolder:
                     self.path.rmdir()
             os.close(fd)
 
+    def clear(self) -> None:
+        """Remove half a journal of a killed process, and the folder with it. Best effort."""
+        with suppress(OSError, BackupError):
+            if any(name.startswith(f".{JOURNAL}.") for name in os.listdir(self.path)):
+                with self.lock():
+                    pass
+
     def _locked(self) -> int:
+        if self.path.is_symlink():
+            raise BackupError(f"{self.path} is a link: nothing is kept behind one", hint="move it away")
         while True:
             with durable.destination_errors(self.path):
                 self.home.mkdir(parents=True, exist_ok=True)
@@ -110,3 +119,8 @@ def refuse_unfinished(home: Path) -> None:
     """Locked while a restore of this data directory was begun and neither ended nor taken back."""
     if os.path.lexists(home / FOLDER / JOURNAL):
         raise Locked(f"a restore of {home} has not ended", hint=WAYS_OUT)
+
+
+def clear_killed(home: Path) -> None:
+    """What a restore left that was killed before its journal lay there goes: it has begun nothing. Best effort."""
+    RestoreFolder(home).clear()

@@ -30,7 +30,7 @@ from docmind_backup.errors import (
 )
 from docmind_backup.events import EventLog
 from docmind_backup.executor import Execution, SourcesMoved, check_space, execute
-from docmind_backup.journal import refuse_unfinished
+from docmind_backup.journal import clear_killed, refuse_unfinished
 from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
 from docmind_backup.leftovers import Leftovers
 from docmind_backup.looking import Look, beside, show
@@ -110,6 +110,7 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     refuse_unfinished(job.environment.data_dir)
     with _failure_told(job) as made, job.catalog.lock(job.lock_wait_s):
         refuse_unfinished(job.environment.data_dir)
+        clear_killed(job.environment.data_dir)
         job.catalog.clean()
         clean_server(job)
 
@@ -317,6 +318,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
     try:
         with job.catalog.lock(job.lock_wait_s):
             refuse_unfinished(job.environment.data_dir)
+            clear_killed(job.environment.data_dir)
             job.catalog.clean()
             return _prune(job)
     except Exception as error:
