@@ -204,6 +204,16 @@ def test_a_backup_that_was_given_by_its_path_is_proposed_by_it(
     assert done.code == 0, done.err
 
 
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_other_commands_propose_its_path_too(cli: Cli, project: Path, elsewhere: Path, command: str) -> None:
+    proposed = next_command(cli(command, elsewhere, "-C", project))
+
+    assert proposed[:2] == ["restore-plan", str(elsewhere)]
+    assert cli(*proposed).code == 0
+    by_id = next_command(cli(command, elsewhere, "-C", project, "--dest", elsewhere.parent))
+    assert by_id[1] == elsewhere.name.removeprefix("backup_")
+
+
 def test_the_next_try_after_a_rollback_finds_the_backup_and_the_place(
     cli: Cli, project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -383,7 +383,8 @@ def show(
     if as_json:
         print_json(documents.shown(found, looking.left_by(seen, found)))
     else:
-        render.show(face, found, seen.clock(), looking.left_by(seen, found))
+        word = looking.word_for(seen, found.directory, found.id)
+        render.show(face, found, seen.clock(), looking.left_by(seen, found), word)
 
 
 @app.command("leftovers", rich_help_panel=LOOK)
@@ -429,7 +430,7 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
-    from docmind_backup import documents, render, rounds
+    from docmind_backup import documents, looking, render, rounds
 
     extent = rounds.parse_extent(
         quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget, rehearse=rehearse
@@ -441,7 +442,8 @@ def verify(
     if as_json and (results or not failed):
         print_json([documents.verification(found) for found in results])
     elif results:
-        render.verified_next(face, results)
+        word = looking.word_for(seen, results[0].directory, results[0].id) if len(results) == 1 else "latest"
+        render.verified_next(face, results, word)
     codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
     raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
 

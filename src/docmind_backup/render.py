@@ -577,8 +577,8 @@ def _left_by(name: str) -> str:
     return "left by DocMind's own backup; remove it by hand when none is running"
 
 
-def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> None:
-    """Everything a backup says of itself, for people."""
+def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun], word: str) -> None:
+    """Everything a backup says of itself, for people. `word`: what the next command finds it by."""
     record = backup.record
     rows = [
         ("Backup", record.id),
@@ -622,7 +622,7 @@ def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> No
         face.answer(f"note: {note}")
     for begun in left:
         face.answer(f"left on {begun.url}: {_begun_words(begun)}; `docmind-backup leftovers` looks whether it is there")
-    face.next(f"restore-plan {backup.id}")
+    face.next(shlex.join(("restore-plan", word)))
 
 
 def _proved_before(face: Face, backup: Backup) -> None:
@@ -843,8 +843,8 @@ def finding_words(finding: Finding) -> str:
             return f"could not be read: {path}: {why}"
 
 
-def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
-    """What came of all of them together, and what to do now."""
+def verified_next(face: Face, results: Sequence[Verification | Unread], word: str) -> None:
+    """What came of all of them together, and what to do now. `word`: what the next command finds it by."""
     read = [one for one in results if isinstance(one, Verification)]
     if any(one.level == "part" for one in read) or len(read) < len(results):
         _together(face, results, read)
@@ -858,7 +858,7 @@ def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
     elif _left(results):
         face.next("list", why="the same command again goes on")
     else:
-        face.next(f"restore-plan {results[0].id if len(results) == 1 else 'latest'}")
+        face.next(shlex.join(("restore-plan", word)))
 
 
 def _to_check(read: Sequence[Verification]) -> str:
