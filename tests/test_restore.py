@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.catalogs import flip, held_by_another, only_backup, overwrite, reseal
+from tests.catalogs import flip, held_by_another, only_backup, overwrite, record, reseal
 from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
@@ -541,6 +541,40 @@ def test_skipping_what_is_damaged_is_3_and_says_what(place: Place) -> None:
     assert not (place.data / "uploads" / "document-00.pdf").exists()
     assert (place.data / "uploads" / "document-01.pdf").exists()
     assert (place.data / "chat.db").stat().st_ino == chat.st_ino, "a damaged database replaces nothing"
+
+
+def test_what_is_counted_is_what_came(make: Make) -> None:
+    """A tree without one of its files, and a database that stays out with its log."""
+    place = make("v2")
+    for path in ("data/uploads/document-00.pdf", "data/chat.db"):
+        flip(place.backup / path, at=100)
+    whole = place.restore("latest", "-n", "--skip-damaged", "--json").json()
+    chat = next(s for s in record(place.backup).sources if s.stored == "data/chat.db").totals
+    lost = (place.backup / "data/uploads/document-00.pdf").stat().st_size
+    everything = record(place.backup).totals
+    planned = [step["what"] for step in whole["steps"] if step["action"] == "copy"]
+
+    done = place.restore("latest", "--yes", "--skip-damaged", "--json")
+    document = done.json()
+    words = place.restore("latest", "--yes", "--skip-damaged")
+
+    env = next(s for s in record(place.backup).sources if s.stored == ".env").totals
+    files, size = everything.files - env.files - chat.files - 1, everything.bytes - env.bytes - chat.bytes - lost
+    assert (document["files"], document["bytes"]) == (files, size)
+    assert [one["what"] for one in document["places"]] == [what for what in planned if what != "data/chat.db"]
+    assert next(c["found"] for c in document["checks"] if c["what"] == "files").startswith(f"{files} as in the backup")
+    assert f": {files} files, " in words.out
+    assert f"files: {files} as in the backup" in words.err
+
+
+def test_taking_back_what_lacked_damaged_files_is_0(place: Place) -> None:
+    flip(place.backup / "data" / "uploads" / "document-00.pdf", at=100)
+    assert place.restore("latest", "--yes", "--skip-damaged").code == 3
+
+    done = place.restore("--rollback", "--json")
+
+    assert (done.code, done.json()["exit_code"], done.json()["state"]) == (0, 0, "undone")
+    assert place.look() == place.before
 
 
 def test_a_hostile_inventory_leads_nowhere(untouched: Place, tmp_path: Path) -> None:

@@ -143,3 +143,14 @@ def test_they_are_rolled_back_and_discarded_on_demand(cli: Cli, env: DocMindV2, 
     server.calls.clear()
     assert cli("restore", "--discard-rollback", "-C", env.project, "--yes").code == 0
     assert server.calls == [("text", "discard"), ("image", "discard")]
+
+
+def test_what_is_written_to_a_collection_meanwhile_is_said_not_to_be_kept(
+    cli: Cli, env: DocMindV2, server: Server
+) -> None:
+    done = cli("restore", "latest", "-C", env.project, "--yes")
+    back = cli("restore", "--rollback", "-C", env.project)
+
+    assert "to undo it; what is written to the collections until then is not kept" in done.err
+    assert "collections too: text, image; what was written to them since the restore is not kept" in back.err
+    assert "the files that had been restored, with what was written since, are in" in back.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shlex
 import shutil
@@ -173,6 +175,245 @@ def test_the_command_to_give_now_chooses_what_was_shown(
     assert {"-C", str(project), "--dest"} < set(proposed)
     for word in words:
         assert set(word.split(",")) & {part for one in proposed for part in one.split(",")}, (word, proposed)
+
+
+def next_command(done: Result) -> list[str]:
+    """The words of the last `next:` that is a command of ours."""
+    (line,) = [line for line in done.err.splitlines() if line.startswith("next: docmind-backup ")]
+    return shlex.split(line.removeprefix("next: docmind-backup "), comments=True)
+
+
+@pytest.fixture
+def elsewhere(project: Path, tmp_path: Path) -> Path:
+    """A backup on another disk, in no catalog that the settings name."""
+    shutil.move(tmp_path / "backups", tmp_path / "other disk")
+    (backup,) = (tmp_path / "other disk").glob("backup_*")
+    return backup
+
+
+@pytest.mark.parametrize("command", [("restore-plan",), ("restore", "-n")], ids=" ".join)
+def test_a_backup_that_was_given_by_its_path_is_proposed_by_it(
+    cli: Cli, project: Path, elsewhere: Path, command: tuple[str, ...]
+) -> None:
+    proposed = next_command(cli(*command, elsewhere, "-C", project))
+    by_id = next_command(cli(*command, elsewhere, "-C", project, "--dest", elsewhere.parent))
+
+    assert proposed[:2] == ["restore", str(elsewhere)]
+    assert by_id[1] == elsewhere.name.removeprefix("backup_")
+    done = cli(*proposed, "--yes")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_other_commands_propose_its_path_too(cli: Cli, project: Path, elsewhere: Path, command: str) -> None:
+    proposed = next_command(cli(command, elsewhere, "-C", project))
+
+    assert proposed[:2] == ["restore-plan", str(elsewhere)]
+    assert cli(*proposed).code == 0
+    by_id = next_command(cli(command, elsewhere, "-C", project, "--dest", elsewhere.parent))
+    assert by_id[1] == elsewhere.name.removeprefix("backup_")
+
+
+def test_the_next_try_after_a_rollback_finds_the_backup_and_the_place(
+    cli: Cli, project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    beside = tmp_path / "beside it"
+    interrupted(monkeypatch, lambda: cli("restore", elsewhere, "-C", project, "--to", beside, "--yes"))
+
+    done = cli("restore", "--rollback", "-C", project, "--to", beside)
+
+    assert done.code == 0, done.err
+    assert next_command(done) == ["restore", str(elsewhere), "--to", str(beside), "-C", str(project)]
+
+
+def test_a_backup_that_is_gone_is_not_proposed_again(
+    run: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, lambda: run("restore", "latest", "--yes"))
+    shutil.rmtree(next((tmp_path / "backups").glob("backup_*")))
+
+    gone = run("restore", "--resume")
+
+    assert gone.code == 10
+    assert "--resume" not in gone.err
+    assert "put it back there" in gone.err
+    assert "`docmind-backup restore --rollback -C" in gone.err
+    assert next_command(run("restore", "--rollback"))[0] == "list"
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, restore: Callable[[], Result]) -> None:
+    """As after a power cut between the swap and its end."""
+
+    def cut(*_: object) -> None:
+        raise OSError(5, "the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "check_files", cut)
+        patch.setattr(restoring.Restoration, "_give_up", lambda *_: None)
+        assert restore().code == 1
+
+
+def hinted(text: str) -> list[list[str]]:
+    """The commands between backticks, each as words."""
+    return [shlex.split(words.removeprefix("docmind-backup ")) for words in text.split("`")[1::2]]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in place", "beside"])
+def test_a_hint_looks_where_the_command_did(
+    run: Restore, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, beside: bool
+) -> None:
+    to = ("--to", str(tmp_path / "be side")) if beside else ()
+    interrupted(monkeypatch, lambda: run("restore", "latest", "--yes", *to))
+
+    told = run("restore", "latest", "--yes", *to)
+    as_json = run("restore", "latest", "--yes", "--json", *to)
+
+    assert told.code == as_json.code == 11
+    commands = hinted(told.err[told.err.rindex("hint: ") :])
+    assert commands == hinted(json.loads(as_json.err.splitlines()[-1])["hint"])
+    assert [words[:2] for words in commands] == [["restore", "--resume"], ["restore", "--rollback"]]
+    assert all(words.count("-C") == words.count("--dest") == 1 for words in commands)
+    monkeypatch.chdir("/")
+    done = cli(*commands[1])
+    assert done.code == 0, done.err
+
+
+def test_other_commands_hint_in_the_same_way_and_the_next_one_knows_nothing_of_it(
+    run: Restore, cli: Cli, project: Path, tmp_path: Path
+) -> None:
+    where = f"-C {project} --dest {tmp_path}/backups"
+
+    assert f"hint: `docmind-backup list {where}` shows them all" in run("show", "20010101").err
+    assert f"hint: `docmind-backup list {where}` shows them all" in run("hold", "20010101").err
+    assert "hint: `docmind-backup restore latest`\n" in cli("restore").err
+
+
+def test_what_accepts_a_restore_is_said_with_where_it_is(run: Restore, project: Path, tmp_path: Path) -> None:
+    done = run("restore", "latest", "--yes")
+
+    assert f"`docmind-backup restore --discard-rollback -C {project} --dest {tmp_path}/backups` then" in done.err
+
+
+def test_nothing_is_proposed_that_would_be_refused(cli: Cli, tmp_path: Path) -> None:
+    sample = build_sample(tmp_path / "docmind", documents=3)
+    shutil.move(sample.qdrant_path or "", tmp_path / "embedded")
+    where = ("-C", sample.project, "--dest", tmp_path / "backups")
+    assert cli("create", *where, "-q", "--qdrant-path", tmp_path / "embedded").code == 0
+
+    tried, really = cli("restore", "latest", "-n", *where), cli("restore", "latest", "--yes", *where)
+
+    assert (tried.code, really.code) == (2, 2)
+    assert "have no place for qdrant-embedded" in tried.err
+    assert "next: " not in tried.err
+    planned = cli("restore-plan", "latest", *where)
+    assert "would refuse this: the settings of this environment have no place" in planned.err
+    assert "next: give --qdrant-path" in planned.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""], ids=["no", "end of input"])
+def test_a_no_says_that_nothing_was_changed(
+    run: Restore, project: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    before = look(project, containers=CONTAINERS)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+
+    done = run("restore", "latest")
+
+    assert done.code == 130
+    assert "error: nothing was changed\n" in done.err
+    assert look(project, containers=CONTAINERS) == before
+
+
+# -- what is kept ----------------------------------------------------------------------------------
+
+
+def test_what_would_be_deleted_is_one_document(run: Restore, project: Path) -> None:
+    assert run("restore", "latest", "--yes").code == 0
+    before = look(project, containers=CONTAINERS)
+
+    words, document = run("restore", "--discard-rollback", "-n"), run("restore", "--discard-rollback", "-n", "--json")
+
+    (one,) = document.json()
+    assert set(one) == {"backup", "directory", "state", "taken_at", "kept_in"}
+    assert one["state"] == "done"
+    assert one["kept_in"] == words.out.splitlines()
+    assert Path(one["kept_in"][0]).is_dir()
+    assert look(project, containers=CONTAINERS) == before
+
+
+def test_what_was_taken_back_is_no_reason_for_a_backup_of_what_was_restored(run: Restore) -> None:
+    assert run("restore", "latest", "--yes").code == 0
+    assert run("restore", "--rollback").code == 0
+    back = run("restore", "--discard-rollback", "--yes")
+    assert run("restore", "latest", "--yes").code == 0
+    accepted = run("restore", "--discard-rollback", "--yes")
+
+    assert next_command(back)[0] == "list"
+    assert next_command(accepted)[0] == "create"
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+def no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words", "in_place"),
+    [
+        ("docmind_backup.durable", "replace", "what was restored is still in its place", "restored"),
+        ("docmind_backup.restoring", "_rename_all", "until it has ended, what was restored is in place", "restored"),
+        ("docmind_backup.restoring", "_remove_tree", "ends it; what was there before is in its place", "before"),
+    ],
+)
+def test_a_rollback_without_room_says_what_is_in_place(
+    run: Restore,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    name: str,
+    words: str,
+    in_place: str,
+) -> None:
+    note = project / "data" / "uploads" / "before.pdf"
+    note.write_bytes(b"%PDF")
+    assert run("restore", "latest", "--yes").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{name}", no_room)
+        full = run("restore", "--rollback")
+
+    assert full.code == 13
+    assert words in full.err
+    assert note.exists() == (in_place == "before")
+    assert run("restore", "--rollback").code == 0
+    assert note.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words", "then"),
+    [
+        ("docmind_backup.durable", "replace", "nothing was deleted", "--discard-rollback"),
+        ("docmind_backup.restoring", "_remove_tree", "goes on deleting", "--resume"),
+    ],
+)
+def test_deleting_without_room_says_how_far_it_got(
+    run: Restore, project: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, words: str, then: str
+) -> None:
+    assert run("restore", "latest", "--yes").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{name}", no_room)
+        full = run("restore", "--discard-rollback", "--yes")
+
+    assert full.code == 13
+    assert words in full.err
+    assert run("restore", then, "--yes").code == 0
+    assert not (project / "data" / ".docmind-restore").exists()
 
 
 def test_a_plan_in_a_file_is_what_to_carry_out(run: Restore, tmp_path: Path) -> None:

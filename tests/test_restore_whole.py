@@ -307,7 +307,7 @@ def test_a_rollback_never_touches_another_server(
 
     assert done.code == 15
     assert elsewhere.url in done.err
-    assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} docmind-backup restore --rollback" in done.err
+    assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} before `docmind-backup restore --rollback -C " in done.err
     assert everything(elsewhere) == others
     assert not world.journal().exists()
     monkeypatch.delenv("DOCMIND_DATABASE__QDRANT_URL")
@@ -334,7 +334,7 @@ def test_an_interrupted_restore_does_not_go_on_with_another_server(
     for way in ("--resume", "--rollback"):
         done = cli("restore", way, *world.where)
         assert done.code == 15
-        assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} docmind-backup restore {way}" in done.err
+        assert f"DOCMIND_DATABASE__QDRANT_URL={world.standin.url} before `docmind-backup restore {way} -C " in done.err
 
     assert everything(elsewhere) == others
 

@@ -27,6 +27,7 @@ from docmind_backup.core.model import (
     StepFinished,
     StepStarted,
 )
+from docmind_backup.core.proposing import command
 from docmind_backup.crew import LIGHT, Crew, Teller, Window
 from docmind_backup.errors import DamageFound, Stopped
 from docmind_backup.reach import near
@@ -100,9 +101,7 @@ def entries(
                     raise ValueError(f"{fmt.printable(entry.path)} is not of {piece.stored}")
                 yield entry.path[len(piece.stored) :], entry
     except (OSError, ValueError) as error:
-        raise DamageFound(
-            f"{inventory} cannot be used: {error}", hint=f"docmind-backup verify {inventory.parent}"
-        ) from error
+        raise DamageFound(f"{inventory} cannot be used: {error}", hint=command("verify", inventory.parent)) from error
 
 
 _Outcomes = list[Damage]
@@ -179,7 +178,7 @@ class _Bringing:
         elif rest.rpartition("/")[0] not in self._folders:
             raise DamageFound(
                 f"the inventory puts {fmt.printable(entry.path)} into what is no folder",
-                hint=f"docmind-backup verify {self._directory}",
+                hint=command("verify", self._directory),
             )
         match entry:
             case DirEntry():

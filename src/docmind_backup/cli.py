@@ -23,6 +23,7 @@ from docmind_backup import __version__
 from docmind_backup.cli_help import HOW, OUTPUT, STAYS, WHAT, Commands, Grouped
 from docmind_backup.cli_restore import restore, restore_plan
 from docmind_backup.cli_shared import (
+    LOOKING,
     BackupId,
     Dest,
     DryRun,
@@ -42,6 +43,7 @@ from docmind_backup.cli_shared import (
     warn_of_broken,
 )
 from docmind_backup.core.parts import Part
+from docmind_backup.core.proposing import PROG, Where
 from docmind_backup.errors import BackupError, Interrupted
 
 if TYPE_CHECKING:
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from docmind_backup.rounds import Rehearse as Rehearsing
     from docmind_backup.rounds import Verifier
 
-PROG = "docmind-backup"
 BACK_UP, LOOK, RESTORE, KEEP, TOOL = "Back up", "Look", "Restore", "Keep", "The tool itself"
 
 
@@ -382,7 +383,8 @@ def show(
     if as_json:
         print_json(documents.shown(found, looking.left_by(seen, found)))
     else:
-        render.show(face, found, seen.clock(), looking.left_by(seen, found))
+        word = looking.word_for(seen, found.directory, found.id)
+        render.show(face, found, seen.clock(), looking.left_by(seen, found), word)
 
 
 @app.command("leftovers", rich_help_panel=LOOK)
@@ -428,7 +430,7 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Read backups back: exit 0 intact, 4 damaged, 5 could not check everything."""
-    from docmind_backup import documents, render, rounds
+    from docmind_backup import documents, looking, render, rounds
 
     extent = rounds.parse_extent(
         quick=quick, deep=deep, sample=sample, max_age=max_age, time_budget=time_budget, rehearse=rehearse
@@ -440,7 +442,8 @@ def verify(
     if as_json and (results or not failed):
         print_json([documents.verification(found) for found in results])
     elif results:
-        render.verified_next(face, results)
+        word = looking.word_for(seen, results[0].directory, results[0].id) if len(results) == 1 else "latest"
+        render.verified_next(face, results, word)
     codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
     raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
 
@@ -588,6 +591,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    before = LOOKING.set(Where())
     try:
         with _signals():
             app(args=arguments, prog_name=PROG)
@@ -598,6 +602,8 @@ def _run(arguments: list[str]) -> int:
         if isinstance(done.__context__, BrokenPipeError):
             return _broken_pipe()
         return done.code if isinstance(done.code, int) else (1 if done.code else 0)
+    finally:
+        LOOKING.reset(before)
     return 0
 
 
@@ -611,12 +617,15 @@ def console() -> NoReturn:
 
 
 def _report(error: BackupError, *, as_json: bool) -> None:
-    """`error:` and `hint:` on stderr, or one JSON object there."""
+    """`error:` and `hint:` on stderr, or one JSON object there; commands in them look where this one did."""
+    where = LOOKING.get(Where())
     if as_json:
-        document = {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
+        document = {"error": where.told(str(error)), "hint": where.told(error.hint), "exit_code": error.exit_code}
         typer.echo(json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace"), err=True)
         return
-    make_face().problem(str(error), error.hint)
+    from docmind_backup.render import Face
+
+    Face(where=where).problem(str(error), error.hint)
 
 
 def _broken_pipe() -> int:

@@ -33,7 +33,7 @@ from docmind_backup.cli_shared import (
     warn_of_broken,
 )
 from docmind_backup.core.parts import Part
-from docmind_backup.errors import Interrupted, UsageError
+from docmind_backup.errors import BackupError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from docmind_backup.core.selection import Selection
@@ -146,7 +146,7 @@ def restore_plan(
         planned = restores.plan(run.job, backup, wanted, fingerprints=out is not None)
         if as_script:
             raise typer.Exit(_give_script(face, planned, absolute(out)))
-        raise typer.Exit(_give_plan(face, planned, absolute(out), as_json=as_json))
+        raise typer.Exit(_give_plan(run.job, face, planned, absolute(out), as_json=as_json))
 
 
 def _selection(only: list[str] | None, collection: list[str] | None, to: Path | None, **more: bool) -> Selection:
@@ -162,7 +162,7 @@ def _refuse_with_script(wanted: Selection, *, as_json: bool) -> None:
         raise typer.BadParameter("of what `restore` has to choose with, a script takes --only and --collection")
 
 
-def _give_plan(face: Face, planned: PlannedRestore, out: Path | None, *, as_json: bool) -> int:
+def _give_plan(job: Job, face: Face, planned: PlannedRestore, out: Path | None, *, as_json: bool) -> int:
     """On the terminal, and in a file if that is wanted; the exit code."""
     from docmind_backup import documents, render, restores
 
@@ -172,13 +172,28 @@ def _give_plan(face: Face, planned: PlannedRestore, out: Path | None, *, as_json
     if as_json:
         print_json(document)
     else:
-        render.restore_plan(face, planned.plan, _command(planned, out))
+        render.restore_plan(face, planned.plan)
+        _propose(job, face, planned, out)
     return 3 if planned.plan.blockers else 0
+
+
+def _propose(job: Job, face: Face, planned: PlannedRestore, out: Path | None) -> None:
+    """What carries it out, unless that would refuse."""
+    from docmind_backup import render, restores
+
+    try:
+        if not planned.plan.blockers:
+            restores.refuse(job, planned)
+    except BackupError as error:
+        face.warn(f"`docmind-backup restore` would refuse this: {error}")
+        face.next_step(error.hint)
+    else:
+        render.restore_plan_next(face, planned.plan, _command(planned, out))
 
 
 def _command(planned: PlannedRestore, plan: Path | None) -> str:
     """What carries it out, but for where to look."""
-    words = ("--plan", str(plan)) if plan else (planned.backup.id, *planned.wanted.options())
+    words = ("--plan", str(plan)) if plan else (planned.word, *planned.wanted.options())
     return shlex.join(("restore", *words))
 
 
@@ -223,7 +238,7 @@ def restore(
     quiet: Quiet = False,
 ) -> None:
     """Bring a backup back: staged, verified, swapped in; what was there is kept until you say otherwise."""
-    face = make_face(project, dest, qdrant_path=qdrant_path, quiet=quiet or as_json)
+    face = make_face(project, dest, qdrant_path=qdrant_path, to=to, quiet=quiet or as_json)
     more = {"include_env": include_env, "force": force, "skip_damaged": skip_damaged, "read_back": read_back}
     wanted = _selection(only, collection, to, **more)
     flags = {"root": absolute(dest), "qdrant_path": absolute(qdrant_path), "lock_wait": lock_wait}
@@ -284,16 +299,18 @@ class _Asked:
         if self.dry_run and self.as_json:
             print_json(documents.planned_restore(planned))
         elif self.dry_run or not (self.as_json or self.yes):
-            render.restore_plan(face, planned.plan, _command(planned, plan) if self.dry_run else "")
+            render.restore_plan(face, planned.plan)
             if planned.wanted.wants_env:
                 render_restore.env_keys(face, planned)
         else:
             for warning in planned.plan.warnings:
                 face.warn(warning)
         if self.dry_run and planned.plan.blockers:
+            render.restore_plan_next(face, planned.plan, "")
             return 3
         restores.refuse(self.job, planned)
         if self.dry_run:
+            render.restore_plan_next(face, planned.plan, _command(planned, plan))
             return 0
         self._ask(render_restore.question(planned))
         with face.progress("looking at the target") as on_event:
@@ -351,11 +368,15 @@ class _Asked:
         from docmind_backup import documents, render_restore, restores
 
         kept = restores.kept(self.job)
-        if self.dry_run:
-            for folder in kept:
+        folders = [folder for journal in kept for folder in journal.folders]
+        if self.dry_run and self.as_json:
+            print_json([documents.kept(journal) for journal in kept])
+        elif self.dry_run:
+            for folder in folders:
                 self.face.answer(folder)
+        if self.dry_run:
             return 0
-        self._ask(f"Delete what was there before, and is kept in {', '.join(kept)}?")
+        self._ask(f"Delete for good what is kept in {', '.join(folders)}?")
         done = restores.accept(self.job)
         if self.as_json:
             print_json([documents.restored(one) for one in done])
@@ -369,5 +390,12 @@ class _Asked:
             return
         if not sys.stdin.isatty():
             raise UsageError("nobody is there to ask: this is not a terminal", hint="give --yes to mean it")
-        if not typer.confirm(question, err=True):
-            raise Interrupted(signal.SIGINT)
+        number: int = signal.SIGINT
+        try:
+            if typer.confirm(question, err=True):
+                return
+        except typer.Abort:
+            pass
+        except Interrupted as asked:
+            number = asked.exit_code - 128
+        raise Interrupted(number, "nothing was changed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from docmind_backup.cli_help import HOW, OUTPUT, WHERE
 from docmind_backup.core.parts import Part
+from docmind_backup.core.proposing import Where, command
 
 if TYPE_CHECKING:
     from docmind_backup.compose import Run
@@ -82,20 +83,26 @@ def composed(project: Any, flags: dict[str, Any], **more: Any) -> AbstractContex
     return compose(Path(project or "."), flags, **more)
 
 
+LOOKING: ContextVar[Where] = ContextVar("LOOKING")
+"""Where the command under way was told to look: what it fails with is told when it has ended."""
+
+
 def make_face(
     project: Path = Path(),
     dest: Path | None = None,
     *,
     qdrant_path: Path | None = None,
+    to: Path | None = None,
     quiet: bool = False,
     verbose: bool = False,
 ) -> Face:
     """It repeats in the commands that it proposes where this one was told to look."""
     from docmind_backup.render import Face
 
-    given = {"-C": project if project != Path() else None, "--dest": dest, "--qdrant-path": qdrant_path}
-    words = [word for option, path in given.items() if path for word in (option, str(path))]
-    return Face(quiet=quiet, verbose=verbose, where="".join(f" {shlex.quote(word)}" for word in words))
+    given = {"-C": project if project != Path() else None, "--dest": dest, "--qdrant-path": qdrant_path, "--to": to}
+    where = Where(tuple((option, str(path)) for option, path in given.items() if path))
+    LOOKING.set(where)
+    return Face(quiet=quiet, verbose=verbose, where=where)
 
 
 def print_json(document: Any) -> None:
@@ -125,4 +132,4 @@ def warn_of_broken(look: Look, face: Face, backup: str) -> None:
     from docmind_backup.looking import broken_newer
 
     for directory in broken_newer(look) if backup == "latest" else ():
-        face.warn(f"{directory.name} is newer and broken: docmind-backup verify {directory}")
+        face.warn(f"{directory.name} is newer and broken: {command('verify', directory)}")

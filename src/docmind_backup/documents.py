@@ -11,6 +11,7 @@ from docmind_backup.core.model import Backup, BrokenBackup, Deep, ForeignBackup,
 
 if TYPE_CHECKING:
     from docmind_backup.core.consistency import ArtifactCheck
+    from docmind_backup.core.journal import Journal
     from docmind_backup.core.planner import BackupPlan, Step
     from docmind_backup.core.proof import Deepened
     from docmind_backup.core.rehearsal import Rehearsed
@@ -385,15 +386,26 @@ def restored(done: Restored) -> Json:
         "directory": fmt.printable(journal.directory),
         "state": journal.phase,
         "taken_at": journal.taken_at,
-        "files": sum(piece.files for piece in journal.pieces),
-        "bytes": sum(piece.bytes for piece in journal.pieces),
-        "places": [{"what": p.stored, "target": fmt.printable(p.live)} for p in journal.pieces],
+        "files": done.came[0],
+        "bytes": done.came[1],
+        "places": [{"what": p.stored, "target": fmt.printable(p.live)} for p in done.arrived],
         "collections": list(journal.collections),
         "left_out": [fmt.printable(path) for path in journal.left_out],
         "checks": [{"what": c.what, "found": c.found, "right": c.right} for c in done.checks],
         "env": [{"key": key, "verdict": verdict} for key, verdict in done.planned.env] if done.planned else [],
         "kept_in": [] if journal.aside else [fmt.printable(folder) for folder in journal.folders],
         "exit_code": done.exit_code,
+    }
+
+
+def kept(journal: Journal) -> Json:
+    """`restore --discard-rollback -n --json`, of each."""
+    return {
+        "backup": journal.backup_id,
+        "directory": fmt.printable(journal.directory),
+        "state": journal.phase,
+        "taken_at": journal.taken_at,
+        "kept_in": [fmt.printable(folder) for folder in journal.folders],
     }
 
 

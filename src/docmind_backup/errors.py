@@ -82,8 +82,8 @@ class FormatTooNew(BackupError):
 class Interrupted(BackupError):
     """A signal asked us to stop; `exit_code` is 128 + its number."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted")
+    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
+        super().__init__(message)
         self.exit_code = 128 + signal_number
 
 

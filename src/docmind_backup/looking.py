@@ -13,7 +13,8 @@ from docmind_backup import catalog as catalogs
 from docmind_backup.catalog import Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, BrokenBackup
-from docmind_backup.errors import DamageFound, FormatTooNew, NoSuchBackup
+from docmind_backup.core.proposing import command
+from docmind_backup.errors import BackupError, DamageFound, FormatTooNew, NoSuchBackup
 
 if TYPE_CHECKING:
     from docmind_backup.ledger import Begun
@@ -33,6 +34,16 @@ def show(look: Look, text: str) -> Backup:
     """One backup by `latest`, id, prefix or path."""
     directory = look.catalog.find(text, now=look.clock())
     return _read(directory, look)
+
+
+def word_for(look: Look, directory: Path, identity: str) -> str:
+    """What a command that looks in this catalog finds the backup by: its id, else its path."""
+    try:
+        found = look.catalog.find(identity, now=look.clock())
+        known = found.samefile(directory) and found.parent.samefile(look.catalog.root)
+    except (BackupError, OSError):
+        known = False
+    return identity if known else str(directory)
 
 
 def left_by(look: Look, backup: Backup) -> tuple[Begun, ...]:
@@ -60,7 +71,7 @@ def _read(directory: Path, look: Look) -> Backup:
         ) from error
     except (ValueError, OSError) as error:
         raise DamageFound(
-            f"the record of {directory} cannot be used: {error}", hint=f"docmind-backup verify {directory}"
+            f"the record of {directory} cannot be used: {error}", hint=command("verify", directory)
         ) from error
 
 

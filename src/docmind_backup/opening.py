@@ -14,6 +14,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core import restorable
 from docmind_backup.core.foreign import Foreign
 from docmind_backup.core.model import Advanced, Backup, Entry, OnEvent, Record, RunStarted
+from docmind_backup.core.proposing import command
 from docmind_backup.errors import DamageFound
 from docmind_backup.looking import Look, show
 
@@ -56,7 +57,7 @@ def open_backup(look: Look, text: str) -> Opened:
     except (foreign.NotUsable, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DamageFound(
-            f"{directory} was made by another tool and cannot be read: {why}", hint=f"docmind-backup verify {directory}"
+            f"{directory} was made by another tool and cannot be read: {why}", hint=command("verify", directory)
         ) from error
     if found is None:
         return Opened(show(look, text))

@@ -14,6 +14,7 @@ from docmind_backup.catalog import reading
 from docmind_backup.copying import Copier, SourceError
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
+from docmind_backup.core.proposing import command
 from docmind_backup.core.selection import destination, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
 from docmind_backup.opening import Opened, check_inventory, entries
@@ -76,7 +77,7 @@ def _entries(backup: Backup) -> Iterator[Entry]:
                 yield fmt.read_entry(line)
     except ValueError as error:
         raise DamageFound(
-            f"the inventory of {backup.directory} is damaged: {error}", hint=f"docmind-backup verify {backup.directory}"
+            f"the inventory of {backup.directory} is damaged: {error}", hint=command("verify", backup.directory)
         ) from error
 
 

@@ -36,6 +36,7 @@ from docmind_backup.core.model import (
     StepStarted,
     Unfinished,
 )
+from docmind_backup.core.proposing import PROG, Where
 from docmind_backup.core.units import size
 from docmind_backup.core.verifier import (
     Altered,
@@ -164,36 +165,38 @@ def _console(*, stderr: bool) -> Console:
 
 
 class Face:
-    """Answers go to stdout, everything said on the way to stderr."""
+    """Answers go to stdout, everything said on the way to stderr; commands in them look where this one did."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False, where: str = "") -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, where: Where | None = None) -> None:
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
         self.quiet = quiet
         self.verbose = verbose
-        self._where = where
-        """The options that said which environment and catalog: the next command needs them too."""
+        self._where = where or Where()
+
+    def _words(self, text: str) -> str:
+        return printable(self._where.told(text))
 
     def answer(self, text: str) -> None:
         """One line of the answer, never wrapped or marked up."""
-        self.out.print(Text(printable(text)), soft_wrap=True)
+        self.out.print(Text(self._words(text)), soft_wrap=True)
 
     def remark(self, text: str) -> None:
         """A sentence of the answer: wrapped between words on a terminal, one line elsewhere."""
-        self.out.print(Text(printable(text)), soft_wrap=not self.out.is_terminal)
+        self.out.print(Text(self._words(text)), soft_wrap=not self.out.is_terminal)
 
     def say(self, text: str, style: str = "") -> None:
         """Something said on the way; not with --quiet."""
         if not self.quiet:
-            self._sentence(Text(printable(text), style=style))
+            self._sentence(Text(self._words(text), style=style))
 
     def warn(self, text: str) -> None:
         """A warning; also with --quiet."""
-        self._sentence(Text.assemble(("warning: ", "yellow"), printable(text)))
+        self._sentence(Text.assemble(("warning: ", "yellow"), self._words(text)))
 
     def lacks(self, text: str) -> None:
         """Something a backup does not hold; also with --quiet."""
-        self._sentence(Text.assemble(("lacks ", "red"), printable(text)))
+        self._sentence(Text.assemble(("lacks ", "red"), self._words(text)))
 
     def _sentence(self, text: Text) -> None:
         """Wrapped between words on a terminal, one line elsewhere."""
@@ -201,19 +204,19 @@ class Face:
 
     def problem(self, message: str, hint: str) -> None:
         """An expected failure: what, where, and what to do next."""
-        self._sentence(Text.assemble(("error: ", "bold red"), printable(message)))
+        self._sentence(Text.assemble(("error: ", "bold red"), self._words(message)))
         if hint:
-            self._sentence(Text.assemble(("hint: ", "bold"), printable(hint)))
+            self._sentence(Text.assemble(("hint: ", "bold"), self._words(hint)))
 
     def next(self, command: str, *, why: str = "") -> None:
         """The last line: the command to give now, with the options that told this one where to look."""
         comment = f"   # {why}" if why else ""
-        self.next_step(f"docmind-backup {command}{self._where}{comment}")
+        self.next_step(f"{PROG} {self._where.said(command)}{comment}")
 
     def next_step(self, text: str) -> None:
         """The last line, where no command of ours is what to do now."""
         if not self.quiet:
-            self.err.print(Text.assemble(("next: ", "bold"), printable(text)), soft_wrap=True)
+            self.err.print(Text.assemble(("next: ", "bold"), self._words(text)), soft_wrap=True)
 
     def lines(self, lines: Iterable[str]) -> None:
         """Part of the answer, where it is no terminal's."""
@@ -574,8 +577,8 @@ def _left_by(name: str) -> str:
     return "left by DocMind's own backup; remove it by hand when none is running"
 
 
-def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> None:
-    """Everything a backup says of itself, for people."""
+def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun], word: str) -> None:
+    """Everything a backup says of itself, for people. `word`: what the next command finds it by."""
     record = backup.record
     rows = [
         ("Backup", record.id),
@@ -619,7 +622,7 @@ def show(face: Face, backup: Backup, now: datetime, left: Sequence[Begun]) -> No
         face.answer(f"note: {note}")
     for begun in left:
         face.answer(f"left on {begun.url}: {_begun_words(begun)}; `docmind-backup leftovers` looks whether it is there")
-    face.next(f"restore-plan {backup.id}")
+    face.next(shlex.join(("restore-plan", word)))
 
 
 def _proved_before(face: Face, backup: Backup) -> None:
@@ -840,8 +843,8 @@ def finding_words(finding: Finding) -> str:
             return f"could not be read: {path}: {why}"
 
 
-def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
-    """What came of all of them together, and what to do now."""
+def verified_next(face: Face, results: Sequence[Verification | Unread], word: str) -> None:
+    """What came of all of them together, and what to do now. `word`: what the next command finds it by."""
     read = [one for one in results if isinstance(one, Verification)]
     if any(one.level == "part" for one in read) or len(read) < len(results):
         _together(face, results, read)
@@ -855,7 +858,7 @@ def verified_next(face: Face, results: Sequence[Verification | Unread]) -> None:
     elif _left(results):
         face.next("list", why="the same command again goes on")
     else:
-        face.next(f"restore-plan {results[0].id if len(results) == 1 else 'latest'}")
+        face.next(shlex.join(("restore-plan", word)))
 
 
 def _to_check(read: Sequence[Verification]) -> str:
@@ -923,11 +926,8 @@ HEADINGS = {
 }
 
 
-def restore_plan(face: Face, plan: RestorePlan, command: str = "") -> None:
-    """Blockers first, then the steps in order, the room they need, and what to check afterwards.
-
-    `command`: what carries it out; empty when that follows at once.
-    """
+def restore_plan(face: Face, plan: RestorePlan) -> None:
+    """Blockers first, then the steps in order, the room they need, and what to check afterwards."""
     for blocker in plan.blockers:
         face.answer(f"BLOCKED: {blocker}")
     for warning in plan.warnings:
@@ -943,9 +943,13 @@ def restore_plan(face: Face, plan: RestorePlan, command: str = "") -> None:
     face.answer("afterwards check:")
     for check in plan.checks:
         face.answer(f"      {check.what}: {check.expected}{f' ({check.note})' if check.note else ''}")
-    if command and plan.blockers:
+
+
+def restore_plan_next(face: Face, plan: RestorePlan, command: str) -> None:
+    """`command`: what carries it out."""
+    if plan.blockers:
         face.next_step("remove what blocks, then plan again")
-    elif command:
+    else:
         face.next(command, why=f"or by hand: {plan.directory}/README.md")
 
 

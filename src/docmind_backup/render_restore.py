@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def restored(face: Face, done: Restored) -> None:
         taken_back(face, done)
         return
     taken = datetime.fromisoformat(journal.taken_at)
-    files, amount = sum(p.files for p in journal.pieces), sum(p.bytes for p in journal.pieces)
+    files, amount = done.came
     what = f"{plural(files, 'file')}, {size(amount)}"
     if journal.collections:
         what += f", {plural(len(journal.collections), 'collection')}"
@@ -67,7 +68,8 @@ def restored(face: Face, done: Restored) -> None:
         return
     _what_was_there(face, done)
     face.say("start DocMind and look; `docmind-backup restore --discard-rollback` then deletes what was there")
-    face.next("restore --rollback", why="to undo it")
+    lost = "; what is written to the collections until then is not kept" if journal.collections else ""
+    face.next("restore --rollback", why=f"to undo it{lost}")
 
 
 def _what_was_there(face: Face, done: Restored) -> None:
@@ -88,19 +90,29 @@ def taken_back(face: Face, done: Restored) -> None:
         discarded(face, [done])
         return
     face.answer(f"taken back: the restore of {journal.backup_id}; what was there before is in its place")
+    if journal.was_done and journal.collections:
+        names = ", ".join(journal.collections)
+        face.say(f"collections too: {names}; what was written to them since the restore is not kept")
     if journal.phase is Phase.UNDONE:
-        face.say("what had been restored, with what was written since, is in")
+        files = bool(journal.collections)
+        what = "the files that had been restored" if files else "what had been restored"
+        face.say(f"{what}, with what was written since, {'are' if files else 'is'} in")
         for folder in journal.folders:
             face.say(f"  {folder}")
         face.next("restore --discard-rollback", why="when it may go")
+    elif done.again:
+        face.next(shlex.join(("restore", *done.again)), why="to try again")
     else:
-        face.next(f"restore {journal.backup_id}", why="to try again")
+        face.next("list", why=f"{journal.directory} is gone")
 
 
 def discarded(face: Face, done: Sequence[Restored]) -> None:
     for one in done:
         face.answer(f"deleted: what the restore of {one.journal.backup_id} kept")
-    face.next("create", why="the first backup of what was restored")
+    if all(one.journal.was_done for one in done):
+        face.next("list")
+    else:
+        face.next("create", why="the first backup of what was restored")
 
 
 def picked(face: Face, found: Picked) -> None:

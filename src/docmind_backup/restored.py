@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -59,6 +59,20 @@ def check_files(journal: Journal, pieces: Iterable[Piece], on_event: OnEvent) ->
     except Stopped:
         assert teller.failure
         raise teller.failure from None
+
+
+def count(journal: Journal, pieces: Iterable[Piece]) -> tuple[int, int]:
+    """Files and bytes of `pieces`, without what was left out; its bytes only while the inventory can be read."""
+    chosen, left_out = tuple(pieces), frozenset(journal.left_out)
+    files, size = sum(piece.files for piece in chosen), sum(piece.bytes for piece in chosen)
+    if not left_out:
+        return files, size
+    files -= sum(path.startswith(tuple(f"{piece.stored}/" for piece in chosen)) for path in left_out)
+    with suppress(DamageFound):
+        for piece in chosen:
+            found = (entry for _, entry in entries(Path(journal.listed_in), piece) if entry.path in left_out)
+            size -= sum(entry.size for entry in found if isinstance(entry, FileEntry))
+    return files, size
 
 
 def _limit(piece: Piece, journal: Journal) -> float:

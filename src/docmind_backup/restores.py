@@ -21,6 +21,7 @@ from docmind_backup.core.journal import Checked, Journal, Notes, Phase, Piece
 from docmind_backup.core.model import IN_FLIGHT, Backup, OnEvent, Part, Record, Seen, Source, SourceRecord, ignore
 from docmind_backup.core.planner import folder_name
 from docmind_backup.core.proof import Proof, unknown_to_engine
+from docmind_backup.core.proposing import command
 from docmind_backup.core.qdrant_rest import same_address
 from docmind_backup.core.restore import NO_PLACE, Action, Place, RestorePlan, Target, placed, plan_restore
 from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, partial, read_selection
@@ -33,14 +34,16 @@ from docmind_backup.errors import (
     QdrantError,
     UsageError,
 )
-from docmind_backup.journal import FOLDER, WAYS_OUT, RestoreFolder, refuse_unfinished
-from docmind_backup.looking import show
+from docmind_backup.journal import FOLDER, RestoreFolder, refuse_unfinished
+from docmind_backup.looking import show, word_for
 from docmind_backup.opening import RECORD_COPY, Opened, Papers, open_backup, put_nothing, ready
 from docmind_backup.operations import Job, clean_server, target_of
-from docmind_backup.restoring import Restoration, Returnings, no_collections, target_errors
+from docmind_backup.restoring import Restoration, Returnings, arrived, no_collections, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
 from docmind_backup.scratch import NoScratch
 from docmind_backup.scripting import Script
+
+GONE = "put it back there and give this again, or `docmind-backup restore --rollback` takes back what was begun"
 
 __all__ = ["PlannedRestore", "Restored", "accept", "plan", "restore", "resume", "roll_back", "script"]
 
@@ -57,6 +60,8 @@ class PlannedRestore:
     """As it was seen."""
     env: tuple[tuple[str, Verdict], ...] = ()
     """How the two `.env` files compare, where it is not written."""
+    word: str = "latest"
+    """What a command that looks where this one does finds the backup by."""
 
     @property
     def backup(self) -> Backup:
@@ -82,11 +87,20 @@ class Restored:
     """None when it was resumed."""
     left: tuple[str, ...] = ()
     """What stays on the server, in words."""
+    came: tuple[int, int] = (0, 0)
+    """Files and bytes that really came."""
+    again: tuple[str, ...] = ()
+    """What `restore` has to be given for the same backup at the same place; nothing when the backup is gone."""
 
     @property
     def exit_code(self) -> int:
+        """What was taken back, or accepted, lacks nothing."""
         wrong = any(not check.right for check in self.checks)
-        return 3 if self.journal.left_out or wrong else 0
+        return 3 if self.journal.phase is Phase.DONE and (self.journal.left_out or wrong) else 0
+
+    @property
+    def arrived(self) -> tuple[Piece, ...]:
+        return arrived(self.journal)
 
 
 # -- plan ------------------------------------------------------------------------------------------------
@@ -112,7 +126,8 @@ def plan(job: Job, text: str, wanted: Selection | None = None, *, fingerprints: 
         decided = _doubted(decided, opened, opened.foreign, skip_damaged=wanted.skip_damaged)
     decided = replace(decided, warnings=(*partial(whole, opened.backup.record, wanted), *decided.warnings))
     env = () if write_env else tuple(_env(backup, target))
-    return PlannedRestore(replace(opened, backup=backup), wanted, decided, target, env)
+    word = word_for(job.look, backup.directory, backup.record.id)
+    return PlannedRestore(replace(opened, backup=backup), wanted, decided, target, env, word)
 
 
 def _doubted(decided: RestorePlan, opened: Opened, foreign: Foreign, *, skip_damaged: bool) -> RestorePlan:
@@ -172,7 +187,7 @@ def script(planned: PlannedRestore) -> Script:
     if planned.opened.foreign:
         raise UsageError(
             f"a script is made from an inventory, and {planned.backup.directory} has none",
-            hint=f"docmind-backup restore {planned.backup.directory}",
+            hint=f"`{command('restore', planned.backup.directory)}`",
         )
     return scripting.made(planned.backup, planned.target, planned.plan)
 
@@ -224,8 +239,8 @@ def _prepared(job: Job, planned: PlannedRestore) -> tuple[Path, Journal]:
     """Where the journal is going to lie, and what will stand in it first."""
     _refuse_blocked(planned)
     home = _home(job, planned.wanted)
-    _refuse_folder(job, home, planned)
     refuse_unfinished(home)
+    _refuse_folder(job, home, planned)
     journal = _journal(job, planned, home)
     _refuse_places(job, planned.backup, journal, home)
     return home, journal
@@ -257,7 +272,20 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
     checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
-    return Restored(restoration.journal, checks, planned, restoration.left_behind())
+    return _restored(restoration, checks, planned)
+
+
+def _restored(
+    restoration: Restoration, checks: tuple[Checked, ...] = (), planned: PlannedRestore | None = None
+) -> Restored:
+    left = restoration.left_behind() if restoration.journal.phase is Phase.DONE else ()
+    return Restored(restoration.journal, checks, planned, left, restoration.came)
+
+
+def _taken_back(job: Job, restoration: Restoration, to: Path | None) -> Restored:
+    journal, beside = restoration.journal, ("--to", str(to)) if to else ()
+    word = word_for(job.look, Path(journal.directory), journal.backup_id)
+    return replace(_restored(restoration), again=(word, *beside) if os.path.isdir(journal.directory) else ())
 
 
 def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ...]:
@@ -506,7 +534,7 @@ def _refuse_other_server(job: Job, journal: Journal, option: str) -> None:
     if not same_address(journal.server, server.url):
         raise QdrantError(
             f"the collections came back to {journal.server}, and the settings name {server.url}; nothing was changed",
-            hint=f"DOCMIND_DATABASE__QDRANT_URL={journal.server} docmind-backup restore {option}",
+            hint=f"put DOCMIND_DATABASE__QDRANT_URL={journal.server} before `docmind-backup restore {option}`",
         )
 
 
@@ -533,17 +561,17 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
         match journal.phase:
             case Phase.RETURNING:
                 restoration.take_back()
-                return Restored(restoration.journal)
+                return _taken_back(job, restoration, to)
             case Phase.DISCARDING:
                 restoration.discard()
-                return Restored(restoration.journal)
+                return _restored(restoration)
             case _:
                 if backup is None or not os.path.isdir(backup.directory):
-                    raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=WAYS_OUT)
+                    raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=GONE)
                 checks = restoration.run(backup.record, papers)
     _announce(job, "backup_restored", restoration.journal)
     checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
-    return Restored(restoration.journal, checks, left=restoration.left_behind())
+    return _restored(restoration, checks)
 
 
 def _papers(backup: Backup | None, journal: Journal) -> Papers:
@@ -603,17 +631,17 @@ def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -
         restoration = Restoration(folder, journal, collections, on_event)
         restoration.take_back()
     _announce(job, "restore_taken_back", restoration.journal)
-    return Restored(restoration.journal)
+    return _taken_back(job, restoration, to)
 
 
-def kept(job: Job) -> tuple[str, ...]:
-    """Folders that `accept` would delete; UsageError when there are none."""
+def kept(job: Job) -> tuple[Journal, ...]:
+    """Those whose folders `accept` would delete; UsageError when there are none."""
     folder = _folder(job, None)
     refuse_unfinished(folder.home)
-    folders = tuple(kept for journal in folder.finished() for kept in journal.folders)
-    if not folders:
+    journals = folder.finished()
+    if not journals:
         raise UsageError(f"nothing is kept of earlier restores in {folder.path}")
-    return folders
+    return journals
 
 
 def accept(job: Job) -> tuple[Restored, ...]:
@@ -626,7 +654,7 @@ def accept(job: Job) -> tuple[Restored, ...]:
             collections = _collections(job, backup) if backup else no_collections
             restoration = Restoration(folder, journal, collections, ignore)
             restoration.discard()
-            done.append(Restored(restoration.journal))
+            done.append(_restored(restoration))
     return tuple(done)
 
 

@@ -19,6 +19,7 @@ from docmind_backup.core.journal import (
     Journal,
     Notes,
     Phase,
+    Piece,
     Rename,
     Returning,
     Swap,
@@ -33,13 +34,22 @@ from docmind_backup.inuse import Used, application_kept_out, refuse_used
 from docmind_backup.journal import RestoreFolder
 from docmind_backup.opening import Papers
 from docmind_backup.reach import lexists, near, walk
-from docmind_backup.restored import check_files, check_meaning, check_rows
+from docmind_backup.restored import check_files, check_meaning, check_rows, count
 
 Returnings = Callable[[Callable[[str], Notes], Path], Sequence[Returning]]
 """Makes the collections of a restore, given each one's notes, and a folder that stays until it is taken back or
 discarded."""
 NAMED = 5
 """Damaged files that are named at most."""
+OLD_IN_PLACE = "free some space; what was there before is in its place"
+NEW_IN_PLACE = "free some space, then give it again; what was restored is still in its place"
+GOING_BACK = (
+    "free some space, then `docmind-backup restore --rollback` goes on; until it has ended, what was restored is in"
+    " place, or a part of it"
+)
+BACK = "free some space, then `docmind-backup restore --rollback` ends it; what was there before is in its place"
+NOT_DELETED = "free some space, then give it again; nothing was deleted"
+DELETING = "free some space, then `docmind-backup restore --resume` goes on deleting"
 
 
 def no_collections(_notes: Callable[[str], Notes], _folder: Path) -> Sequence[Returning]:
@@ -53,6 +63,8 @@ class Restoration:
     def __init__(self, folder: RestoreFolder, journal: Journal, collections: Returnings, on_event: OnEvent) -> None:
         self.folder = folder
         self.journal = journal
+        self.came = (0, 0)
+        """Files and bytes that really came."""
         self._on_event = on_event
         beside = folder.path / journal.run / "collections"
         self._returning = tuple(collections(lambda name: _Notes(self, name), beside))
@@ -134,17 +146,16 @@ class Restoration:
 
     def _check(self, record: Record) -> tuple[Checked, ...]:
         journal = self.journal
-        come = {swap.live for swap in journal.swaps if swap.comes}
-        pieces = [piece for piece in journal.pieces if piece.live in come]
+        pieces = arrived(journal)
+        self.came = count(journal, pieces)
         wrong = check_files(journal, pieces, self._on_event)
         if wrong:
             raise BackupError(
                 f"what was restored is not right where it lies: {'; '.join(map(str, wrong[:NAMED]))}",
                 hint="is the disk sound? What was there before is back",
             )
-        files = sum(piece.files for piece in pieces) - len(journal.left_out)
         how = "each read again: sha256, mode and time" if journal.read_back else "mode and time; hashed when copied"
-        read = (Checked("files", f"{files:,} as in the backup ({how})"),) if pieces else ()
+        read = (Checked("files", f"{self.came[0]:,} as in the backup ({how})"),) if pieces else ()
         asked = (check for one in self._returning for check in one.check())
         meaning = check_meaning(record, pieces, Path(journal.listed_in))
         return (*read, *meaning, *check_rows(record, pieces), *asked)
@@ -177,11 +188,12 @@ class Restoration:
     def take_back(self) -> None:
         """What was there before is there again. Raises Locked while the environment is in use."""
         was_done = self.journal.was_done or self.journal.phase is Phase.DONE
-        with target_errors(self.folder.home):
-            with application_kept_out(self._lockable()):
-                refuse_used(self._used())
-                self.journal = replace(self.journal, was_done=was_done)
-                self._return()
+        self.came = count(self.journal, arrived(self.journal))
+        with target_errors(self.folder.home, full=GOING_BACK), application_kept_out(self._lockable()):
+            refuse_used(self._used())
+            self.journal = replace(self.journal, was_done=was_done)
+            self._return()
+        with target_errors(self.folder.home, full=BACK):
             if not was_done or not any(swap.leaves for swap in self.journal.swaps):
                 self._clear()
                 return
@@ -195,7 +207,8 @@ class Restoration:
     def _return(self) -> None:
         if self.journal.phase in (Phase.SWAPPING, Phase.DONE):
             swaps = tuple(leaving(swap, os.path.lexists) for swap in self.journal.swaps)
-            self.write(replace(self.journal, phase=Phase.RETURNING, swaps=swaps))
+            with target_errors(self.folder.home, full=NEW_IN_PLACE):
+                self.write(replace(self.journal, phase=Phase.RETURNING, swaps=swaps))
         for one in reversed(self._returning):
             one.roll_back()
         if self.journal.phase is Phase.RETURNING:
@@ -220,12 +233,14 @@ class Restoration:
         """Delete what it keeps. Refuses when a catalog of backups is in there."""
         for folder in self.journal.folders:
             _refuse_catalog(Path(folder))
-        if self.journal.phase is Phase.DONE:
-            self.write(replace(self.journal, phase=Phase.DISCARDING))
-        elif self.journal.phase is Phase.UNDONE:
-            self._returning = ()  # rolling back left nothing to discard
-            self.write(replace(self.journal, phase=Phase.DISCARDING, collections=()))
-        with target_errors(self.folder.home):
+        self.came = count(self.journal, arrived(self.journal))
+        with target_errors(self.folder.home, full=NOT_DELETED):
+            if self.journal.phase is Phase.DONE:
+                self.write(replace(self.journal, phase=Phase.DISCARDING))
+            elif self.journal.phase is Phase.UNDONE:
+                self._returning = ()  # rolling back left nothing to discard
+                self.write(replace(self.journal, phase=Phase.DISCARDING, collections=()))
+        with target_errors(self.folder.home, full=DELETING):
             for one in self._returning:
                 one.discard()
             self._remove_folders()
@@ -263,6 +278,12 @@ class _Notes:
 
     def put(self, state: Mapping[str, object]) -> None:
         self._restoration.write(self._restoration.journal.noting(self._name, state))
+
+
+def arrived(journal: Journal) -> tuple[Piece, ...]:
+    """Those that are swapped in: without a database that stayed out as a whole."""
+    come = {swap.live for swap in journal.swaps if swap.comes}
+    return tuple(piece for piece in journal.pieces if piece.live in come)
 
 
 def _swaps(brought: Iterable[Brought]) -> Iterator[Swap]:
@@ -311,16 +332,14 @@ def _refuse_catalog(folder: Path) -> None:
 
 
 @contextmanager
-def target_errors(home: Path) -> Iterator[None]:
-    """Errors of the target's disks in the tool's words."""
+def target_errors(home: Path, *, full: str = OLD_IN_PLACE) -> Iterator[None]:
+    """Errors of the target's disks in the tool's words; `full`: what to do when one is full, and how things stand."""
     try:
         yield
     except OSError as error:
         where = error.filename or home
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(
-                f"the disk is full at {where}", hint="free some space; what was there before is in its place"
-            ) from error
+            raise NoSpace(f"the disk is full at {where}", hint=full) from error
         raise BackupError(
             f"cannot restore: {where}: {error.strerror or type(error).__name__}",
             hint="check the permissions and the health of that file system",

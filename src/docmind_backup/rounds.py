@@ -188,7 +188,7 @@ class Verifier:
             return None
         found = foreign.verify(directory, looked, quick=self._extent.quick, on_event=on_event)
         if self._extent.rehearse:
-            cannot = Unproved("a rehearsal", NO_REHEARSAL, "docmind-backup restore-plan shows what can be restored")
+            cannot = Unproved("a rehearsal", NO_REHEARSAL, "`docmind-backup restore-plan` shows what can be restored")
             found = replace(found, unproved=(*found.unproved, cannot))
         return proving.deepen_foreign(found, looked, on_event=on_event) if self._extent.deep else found
 
