@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,14 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.catalogs import entries, flip, held_by_another, only_backup
+from tests.catalogs import entries, flip, held_by_another, only_backup, record, write_record
 from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
 
 from docmind_backup import durable, restoring
 from docmind_backup.cli import main
+from docmind_backup.core.model import Part
 from docmind_backup.sample import build_sample
 
 CONTAINERS = ("data", "cache", "cache/ingestion", "data/analytics", "logs")
@@ -461,6 +463,62 @@ def fail(*_: object) -> None:
     raise OSError(5, "Input/output error")
 
 
+def test_an_application_that_starts_while_files_are_staged_is_found(
+    untouched: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there when the restore began."""
+    really = restoring.bring
+
+    with ExitStack() as running:
+
+        def bring_and_start(*words: Any) -> Any:
+            brought = really(*words)
+            running.enter_context(held_by_another(untouched.data / "uploads" / "document-00.pdf", "SH"))
+            return brought
+
+        monkeypatch.setattr(restoring, "bring", bring_and_start)
+        done = untouched.restore("latest", "--yes")
+
+    assert done.code == 11
+    assert "document-00.pdf open" in done.err
+
+
+def test_the_application_cannot_start_from_the_first_rename_to_the_last_check(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index it locks when it starts, the one that leaves and the one that comes."""
+    told: list[tuple[str, bool]] = []
+    really, check = os.rename, restoring.check_rows
+
+    def locked(when: str) -> None:
+        for path in place.project.rglob("storage/.lock"):
+            with path.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    told.append((when, False))
+                except BlockingIOError:
+                    told.append((when, True))
+
+    def renamed(source: Any, target: Any, **more: Any) -> None:
+        if f"{RESTORE_FOLDER}/" in f"{source} {target}":
+            locked("before a rename")
+            really(source, target, **more)
+            locked("after it")
+        else:
+            really(source, target, **more)
+
+    def checked(*words: Any) -> Any:
+        locked("checking")
+        return check(*words)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(restoring, "check_rows", checked)
+
+    assert place.restore("latest", "--yes").code == 0
+    assert {when for when, _ in told} == {"before a rename", "after it", "checking"}
+    assert all(held for _, held in told), told
+
+
 def test_a_file_that_is_open_is_the_application(untouched: Place) -> None:
     with held_by_another(untouched.data / "uploads" / "document-00.pdf", "SH") as pid:
         done = untouched.restore("latest", "--yes")
@@ -547,6 +605,24 @@ def test_what_lies_in_a_place_that_would_be_replaced_is_safe(untouched: Place) -
     assert "would be replaced" in done.err
     text = (untouched.project / ".env").read_text().replace(f"DOCMIND_ARTIFACTS__DIR={untouched.project.parent}\n", "")
     (untouched.project / ".env").write_text(text)
+
+
+def test_a_place_that_only_the_backup_names_is_refused(make: Make, tmp_path: Path) -> None:
+    """Its record was forged, and agrees with itself: where a part came from is somebody's home now."""
+    place = replace(make("embedded"), options=())
+    precious = tmp_path / "home" / "precious"
+    precious.mkdir(parents=True)
+    (precious / "letter.txt").write_text("mine")
+    was = record(place.backup)
+    forged = tuple(replace(s, origin=str(precious)) if s.part is Part.QDRANT else s for s in was.sources)
+    write_record(place.backup, replace(was, sources=forged))
+
+    done = place.restore("latest", "--yes")
+
+    assert done.code == 2
+    assert f"came from {precious}" in done.err
+    assert (precious / "letter.txt").read_text() == "mine"
+    same(place)
 
 
 def test_no_room_is_13(untouched: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -664,6 +740,26 @@ def test_a_failure_in_the_middle_of_the_swap_brings_everything_back(
     assert done.code == 1
     assert "Input/output error" in done.err
     assert next(calls) > 2
+
+
+def test_what_appears_where_something_just_left_is_not_overwritten(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that knows nothing of the restore writes a new chat.db in the middle of the swap."""
+    chats, really = place.data / "chat.db", os.rename
+
+    def write_another(source: Any, target: Any, **more: Any) -> None:
+        really(source, target, **more)
+        if str(source) == str(chats) and "/old/" in str(target):
+            chats.write_bytes(b"somebody's new chats")
+
+    monkeypatch.setattr(os, "rename", write_another)
+
+    done = place.restore("latest", "--yes")
+
+    assert done.code == 1
+    assert f"{chats} appeared while it was being replaced" in done.err
+    assert b"somebody's new chats" in {path.read_bytes() for path in place.project.rglob("chat.db") if path.is_file()}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
