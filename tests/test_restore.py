@@ -658,6 +658,33 @@ def test_a_rollback_folder_with_a_catalog_is_not_deleted(place: Place) -> None:
     assert (kept / "old" / "data-uploads" / "uploads" / place.backup.name / "backup.json").exists()
 
 
+def test_what_is_half_deleted_is_never_taken_for_the_earlier_state(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion of what a restore keeps was begun and broke off."""
+    change(place)
+    assert place.restore("latest", "--yes").code == 0
+    now = place.look()
+    (kept,) = (place.project / RESTORE_FOLDER).glob("rollback-*")
+
+    def break_off(folder: Path) -> None:
+        shutil.rmtree(folder / "old" / "data-uploads")
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_remove_tree", break_off)
+        assert place.restore("--discard-rollback", "--yes").code == 1
+
+    assert kept.is_dir()
+    refused = place.restore("--rollback")
+    assert refused.code == 2
+    assert "being deleted already" in refused.err
+    assert place.look() == now
+    assert place.restore("--resume").code == 0
+    assert not (place.project / RESTORE_FOLDER).exists()
+    assert place.look() == now
+
+
 def test_create_and_prune_wait_for_an_unfinished_restore(place: Place) -> None:
     (place.project / RESTORE_FOLDER).mkdir()
     (place.project / RESTORE_FOLDER / "journal.json").write_text("{}")

@@ -536,6 +536,20 @@ def test_a_quick_look_that_found_nothing_is_no_verification_to_remember(verify: 
     assert in_catalog(cli, backup, "list", "--json").json()[0]["verified"] is None
 
 
+def test_damage_that_a_quick_look_found_is_remembered(verify: Verify, cli: Cli, backup: Path) -> None:
+    """Till then the newest one was what lets others go."""
+    newer = clone(backup, 2)
+    (newer / one(newer, "upload")).unlink()
+
+    assert in_catalog(cli, backup, "verify", "latest", "--quick").code == 4
+
+    listed = {Path(b["directory"]): b for b in in_catalog(cli, backup, "list", "--json").json()}
+    assert (listed[newer]["verified"], listed[newer]["counts"]) == ("damaged", False)
+    assert verify("latest").found["directory"] == str(backup)
+    assert in_catalog(cli, backup, "prune", "--keep-last", "1", "--quiet").code == 0
+    assert backup.exists()
+
+
 # -- collection snapshots ------------------------------------------------------------------------
 
 
