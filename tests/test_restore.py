@@ -238,7 +238,12 @@ def test_a_rollback_keeps_what_was_written_after_the_restore(place: Place) -> No
 SHM = Path("/dev/shm")
 
 
-@pytest.mark.skipif(not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only")
+two_file_systems = pytest.mark.skipif(
+    not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only"
+)
+
+
+@two_file_systems
 def test_what_lies_on_another_file_system_is_copied_there_and_swapped_there(place: Place) -> None:
     """A rename does not cross: staged, hashed and kept where it is going to live."""
     with TemporaryDirectory(dir=SHM) as elsewhere:
@@ -457,6 +462,27 @@ def test_an_interrupted_restore_waits_while_the_application_runs(place: Place, m
 
     assert place.restore("--rollback").code == 0
     same(place, changed)
+
+
+@pytest.mark.parametrize("lock", ["../backups/.backup.lock", f"{RESTORE_FOLDER}/lock"])
+def test_an_interrupted_restore_is_finished_by_one_command_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """Another one is at it already, or a backup is being made or removed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.Restoration, "_check", fail)
+        patch.setattr(restoring.Restoration, "_give_up", lambda *_: None)
+        assert place.restore("latest", "--yes", "--only", "chat").code == 1
+    journal = place.project / RESTORE_FOLDER / "journal.json"
+    before = journal.read_bytes()
+
+    with held_by_another(place.project / lock) as pid:
+        done = place.restore("--resume")
+
+        assert done.code == 11
+        assert f"process {pid}" in done.err
+        assert journal.read_bytes() == before
+    assert place.restore("--resume").code == 0
 
 
 def fail(*_: object) -> None:
@@ -737,6 +763,49 @@ def test_everything_is_on_the_disk_before_anything_is_moved(place: Place, deeds:
         assert before[i - 1][0] == "fsync"
         assert before[i - 1][1].startswith(f"{Path(journal).parent}/.journal.json.")
         assert before[i + 1] == ("fsync", str(Path(journal).parent))
+
+
+@two_file_systems
+def test_everything_is_on_each_of_its_disks_before_anything_is_moved(
+    place: Place, deeds: list[tuple[str, str]]
+) -> None:
+    with TemporaryDirectory(dir=SHM) as elsewhere:
+        with (place.project / ".env").open("a") as env:
+            env.write(f"DOCMIND_CACHE__DIR={elsewhere}\n")
+        assert place.restore("latest", "--yes", "--only", "cache,chat").code == 0
+
+        before = deeds[: next(i for i, (kind, _) in enumerate(deeds) if kind in ("old", "new"))]
+        flushed = [path for kind, path in before if kind == "flush"]
+        assert len(flushed) == 2
+        for top in (elsewhere, str(place.project)):
+            assert [path for path in flushed if path.startswith(f"{top}/")]
+
+
+def test_folders_that_had_to_be_made_are_on_the_disk_before_anything_comes(
+    place: Place, deeds: list[tuple[str, str]]
+) -> None:
+    """A file in a folder whose own name a power cut takes is lost with it."""
+    place.wipe()
+
+    assert place.restore("latest", "--yes").code == 0
+
+    before = deeds[: next(i for i, (kind, _) in enumerate(deeds) if kind == "new")]
+    assert {("fsync", str(place.project)), ("fsync", f"{place.project}/cache")} <= set(before)
+
+
+def test_the_end_of_a_restore_is_on_the_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut brings back a journal that says it is in the middle."""
+    folder, really, ended = place.project / RESTORE_FOLDER, os.fsync, list[bool]()
+
+    def fsync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(folder):
+            ended.append(not (folder / "journal.json").exists())
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    assert place.restore("latest", "--yes").code == 0
+    assert ended[-1]
 
 
 def test_all_of_the_old_leaves_before_anything_new_comes(place: Place, deeds: list[tuple[str, str]]) -> None:

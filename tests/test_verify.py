@@ -471,6 +471,19 @@ BAD_RECORDS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("name", sorted(set(fmt.OWN_FILES) - {fmt.RECORD}))
+def test_a_record_that_lacks_what_its_own_files_are_held_against_is_damage(
+    verify: Verify, backup: Path, name: str
+) -> None:
+    """Such a file could be anything."""
+    stated = record(backup)
+    write_record(backup, replace(stated, digests={n: sha for n, sha in stated.digests.items() if n != name}))
+
+    result = verify()
+
+    assert (result.code, result.findings) == (4, {("altered", "backup.json")})
+
+
 @pytest.mark.parametrize("what", BAD_RECORDS)
 def test_a_record_that_is_no_record_is_damage_and_never_a_traceback(
     verify: Verify, cli: Cli, backup: Path, what: str
