@@ -849,13 +849,16 @@ def test_what_appears_where_something_just_left_is_not_overwritten(
         if str(source) == str(chats) and "/old/" in str(target):
             chats.write_bytes(b"somebody's new chats")
 
-    monkeypatch.setattr(os, "rename", write_another)
-
-    done = place.restore("latest", "--yes")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", write_another)
+        done = place.restore("latest", "--yes")
 
     assert done.code == 1
     assert f"{chats} appeared while it was being replaced" in done.err
-    assert b"somebody's new chats" in {path.read_bytes() for path in place.project.rglob("chat.db") if path.is_file()}
+    assert chats.read_bytes() == b"somebody's new chats"
+    chats.unlink()
+    assert place.restore("--rollback").code == 0
+    same(place)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
