@@ -12,6 +12,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from tests.becoming import to_folder, to_link, to_pipe
 
 from docmind_backup.capture import Captured, capture
-from docmind_backup.copying import Copier
+from docmind_backup.copying import GRAIN_NS, Copier
 from docmind_backup.core.model import DirEntry, Entry, FileEntry, Kind, LinkEntry, Part, Reason, Source
 from docmind_backup.errors import Interrupted
 
@@ -440,6 +441,28 @@ def test_a_file_that_changes_once_is_read_again(change: Callable[[Path], None], 
     (entry,) = run.entries
     assert isinstance(entry, FileEntry)
     assert entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_changed_this_very_moment_is_looked_at_once_the_clock_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one step of a file system's clock a second change has the time of the first."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first.")
+    now, waits = path.stat().st_ctime_ns + 1, list[float]()
+
+    def go_on(seconds: float) -> None:
+        waits.append(seconds)
+        path.write_bytes(b"second")
+
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    monkeypatch.setattr(time, "sleep", go_on)
+
+    run = Run(path, tmp_path / "staging", kind=Kind.FILE)
+
+    assert waits == [(GRAIN_NS - 1) / 1e9]
+    assert run.captured == Captured()
+    assert (run.staging / STORED).read_bytes() == b"second"
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -400,6 +400,26 @@ def test_a_link_is_removed_and_never_what_it_points_to(tmp_path: Path) -> None:
 # -- holds and seals -----------------------------------------------------------------------------
 
 
+def test_a_hold_and_its_end_are_on_the_disk_when_the_command_ends(
+    catalog: Catalog, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut brings neither a hold back nor an earlier state of it."""
+    backup, holds = catalog.read(first), catalog.root / ".state" / "holds"
+    really, flushed = os.fsync, list[tuple[str, bool]]()
+
+    def fsync(fd: int) -> None:
+        flushed.append((os.readlink(f"/proc/self/fd/{fd}"), any(holds.glob("*"))))
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    with catalog.lock():
+        catalog.hold(backup, "why")
+        assert flushed[-1] == (str(holds), True)
+    assert catalog.release(backup)
+    assert flushed[-1] == (str(holds), False)
+
+
 def test_what_is_remembered_of_a_backup_is_gone_with_another_record(catalog: Catalog, first: Path) -> None:
     digest = fmt.record_digest(read_limited(first / "backup.json"))
     assert catalog.remember(first, Seal(digest, NOW, "full", intact=True))

@@ -679,6 +679,8 @@ def test_a_backup_whose_name_could_not_be_flushed_is_not_published(
 
 # -- sources that move ---------------------------------------------------------------------------
 
+OTHER_DEPLOYMENT = "0" * 32
+
 
 @pytest.fixture
 def older_index(env: DocMindV2, server: StandIn) -> tuple[str, dict[str, str]]:
@@ -718,6 +720,23 @@ def test_an_index_activated_during_the_run_makes_it_start_again(
     assert stagings(env.backups) == []
     for collection in (*collections.values(), env.text_collection, env.image_collection):
         assert not server.snapshots(collection)
+
+
+def test_a_deployment_id_that_changes_during_the_run_makes_it_start_again(
+    cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
+    """Whose backup it is, and whose it says it is, are read at different times."""
+    identity = env.data_dir / ".deployment-id"
+    server.faults.before("POST", "/snapshots$", lambda: identity.write_text(OTHER_DEPLOYMENT))
+
+    made = cli("create", "-C", env.project, "--json")
+
+    assert made.code in (0, 3), made.err
+    (backup,) = backups_in(env.backups)
+    record = json.loads((backup / "backup.json").read_bytes())
+    assert record["scope"]["deployment_id"] == OTHER_DEPLOYMENT
+    assert (backup / "data/.deployment-id").read_text() == OTHER_DEPLOYMENT
+    assert not [omission for omission in record["omissions"] if omission["reason"] == "moved"]
 
 
 def test_an_index_activated_in_every_run_is_a_named_lack(

@@ -19,11 +19,13 @@ from pathlib import Path, PurePosixPath
 import duckdb
 import pytest
 
+from docmind_backup import databases
 from docmind_backup.capture import Captured, capture
 from docmind_backup.core.model import Entry, FileEntry, Kind, Part, Reason, Source
 from docmind_backup.databases import count_rows
 from docmind_backup.errors import Interrupted
 from docmind_backup.readlock import SQLITE, Patience, ReadLock
+from docmind_backup.staging import Staging
 
 STORED = PurePosixPath("data/chat.db")
 READY = "ready"
@@ -284,6 +286,30 @@ c.close()
 
     assert left == [["chat.db"]]
     assert_sound(run, rows=501)
+
+
+def test_a_database_replaced_before_its_engine_opens_it_is_looked_at_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine opens it by its name: what was copied has to be what was looked at and locked."""
+    path, really = folder / "chat.db", databases._online
+    with writer(SQLITE_WRITER, path, "DELETE", "idle") as application:
+        application.close()
+    other = Path(shutil.copy(path, folder / "other.db"))
+
+    def replaced(source: Path, target: Path, staging: Staging) -> None:
+        if other.exists():
+            other.rename(path)
+        really(source, target, staging)
+
+    monkeypatch.setattr(databases, "_online", replaced)
+
+    run = Run(path, tmp_path / "staging")
+
+    assert_sound(run)
+    origin = run.only_entry().origin
+    assert origin
+    assert origin.ino == path.stat().st_ino
 
 
 def test_a_writer_killed_in_wal_mode(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import Cli, Result
 from docmind_backup import operations
 from docmind_backup.capture import capture
 from docmind_backup.compose import compose
-from docmind_backup.core.model import Advanced, Entry, Event, Kind, Part, Reason, Source, StepStarted
+from docmind_backup.core.model import Advanced, Entry, Event, Kind, Part, Reason, Source, StepFinished, StepStarted
 
 SEVERAL = 3 * 1024 * 1024
 """Bytes that are copied in more than one piece."""
@@ -131,6 +131,17 @@ def numbers() -> Iterator[int]:
 def test_rewritten_under_its_old_size_and_time_it_is_read_again(home: Home, name: str) -> None:
     content = numbers()
     acting = During(lambda: rewrite(home.uploads / name, content))
+
+    made = home.watched(acting)
+
+    assert (made.exit_code, acting.times) == (0, 1)
+    home.is_sound()
+    assert home.stored() == home.live()
+
+
+def test_rewritten_after_it_was_copied_under_its_old_size_and_time_it_is_captured_again(home: Home) -> None:
+    """The last moment at which a run can notice: all uploads are copied."""
+    acting = During(lambda: rewrite(home.uploads / "m" / "b.pdf", numbers()), of=StepFinished)
 
     made = home.watched(acting)
 

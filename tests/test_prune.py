@@ -406,6 +406,14 @@ def test_a_hold_that_cannot_be_read_holds(cli: Cli, first: Path, prune: Prune) -
         assert first.exists()
 
 
+def test_nothing_is_held_while_somebody_may_be_removing_it(cli: Cli, first: Path, offline: DocMindV2) -> None:
+    """A prune that has decided already would remove what its user was told is kept."""
+    with held_by_another(first.parent / ".backup.lock"):
+        assert cli("hold", first, "-C", offline.project).code == 11
+
+    assert not list((first.parent / ".state").glob("holds/*"))
+
+
 def test_a_backup_held_by_its_path_is_held_in_the_catalog_it_lies_in(
     cli: Cli, first: Path, tmp_path: Path, offline: DocMindV2
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,8 +10,8 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from typing import Any
 
 import duckdb
 import pytest
-from tests.catalogs import flip, held_by_another, only_backup, overwrite, record, reseal
+from tests.catalogs import flip, held_by_another, only_backup, overwrite, record, reseal, write_record
 from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
 from tests.killing import Tree, look
 
 from docmind_backup import compose, durable, restoring
 from docmind_backup.cli import main
+from docmind_backup.core.model import Part
 from docmind_backup.sample import build_sample
 
 CONTAINERS = ("data", "cache", "cache/ingestion", "data/analytics", "logs")
@@ -256,7 +258,12 @@ def test_they_are_taken_back_in_the_order_in_which_they_were_made_whatever_the_c
 SHM = Path("/dev/shm")
 
 
-@pytest.mark.skipif(not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only")
+two_file_systems = pytest.mark.skipif(
+    not SHM.is_dir() or SHM.stat().st_dev == Path("/tmp").stat().st_dev, reason="one file system only"
+)
+
+
+@two_file_systems
 def test_what_lies_on_another_file_system_is_copied_there_and_swapped_there(place: Place) -> None:
     """A rename does not cross: staged, hashed and kept where it is going to live."""
     with TemporaryDirectory(dir=SHM) as elsewhere:
@@ -477,8 +484,85 @@ def test_an_interrupted_restore_waits_while_the_application_runs(place: Place, m
     same(place, changed)
 
 
+@pytest.mark.parametrize("lock", ["../backups/.backup.lock", f"{RESTORE_FOLDER}/lock"])
+def test_an_interrupted_restore_is_finished_by_one_command_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """Another one is at it already, or a backup is being made or removed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.Restoration, "_check", fail)
+        patch.setattr(restoring.Restoration, "_give_up", lambda *_: None)
+        assert place.restore("latest", "--yes", "--only", "chat").code == 1
+    journal = place.project / RESTORE_FOLDER / "journal.json"
+    before = journal.read_bytes()
+
+    with held_by_another(place.project / lock) as pid:
+        done = place.restore("--resume")
+
+        assert done.code == 11
+        assert f"process {pid}" in done.err
+        assert journal.read_bytes() == before
+    assert place.restore("--resume").code == 0
+
+
 def fail(*_: object) -> None:
     raise OSError(5, "Input/output error")
+
+
+def test_an_application_that_starts_while_files_are_staged_is_found(
+    untouched: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there when the restore began."""
+    really = restoring.bring
+
+    with ExitStack() as running:
+
+        def bring_and_start(*words: Any) -> Any:
+            brought = really(*words)
+            running.enter_context(held_by_another(untouched.data / "uploads" / "document-00.pdf", "SH"))
+            return brought
+
+        monkeypatch.setattr(restoring, "bring", bring_and_start)
+        done = untouched.restore("latest", "--yes")
+
+    assert done.code == 11
+    assert "document-00.pdf open" in done.err
+
+
+def test_the_application_cannot_start_from_the_first_rename_to_the_last_check(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index it locks when it starts, the one that leaves and the one that comes."""
+    told: list[tuple[str, bool]] = []
+    really, check = os.rename, restoring.check_rows
+
+    def locked(when: str) -> None:
+        for path in place.project.rglob("storage/.lock"):
+            with path.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    told.append((when, False))
+                except BlockingIOError:
+                    told.append((when, True))
+
+    def renamed(source: Any, target: Any, **more: Any) -> None:
+        if f"{RESTORE_FOLDER}/" in f"{source} {target}":
+            locked("before a rename")
+            really(source, target, **more)
+            locked("after it")
+        else:
+            really(source, target, **more)
+
+    def checked(*words: Any) -> Any:
+        locked("checking")
+        return check(*words)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(restoring, "check_rows", checked)
+
+    assert place.restore("latest", "--yes").code == 0
+    assert {when for when, _ in told} == {"before a rename", "after it", "checking"}
+    assert all(held for _, held in told), told
 
 
 def test_a_file_that_is_open_is_the_application(untouched: Place) -> None:
@@ -636,6 +720,24 @@ def test_what_lies_in_a_place_that_would_be_replaced_is_safe(untouched: Place) -
     (untouched.project / ".env").write_text(text)
 
 
+def test_a_place_that_only_the_backup_names_is_refused(make: Make, tmp_path: Path) -> None:
+    """Its record was forged, and agrees with itself: where a part came from is somebody's home now."""
+    place = replace(make("embedded"), options=())
+    precious = tmp_path / "home" / "precious"
+    precious.mkdir(parents=True)
+    (precious / "letter.txt").write_text("mine")
+    was = record(place.backup)
+    forged = tuple(replace(s, origin=str(precious)) if s.part is Part.QDRANT else s for s in was.sources)
+    write_record(place.backup, replace(was, sources=forged))
+
+    done = place.restore("latest", "--yes")
+
+    assert done.code == 2
+    assert f"came from {precious}" in done.err
+    assert (precious / "letter.txt").read_text() == "mine"
+    same(place)
+
+
 def test_no_room_is_13(untouched: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     really = os.statvfs
 
@@ -667,6 +769,33 @@ def test_a_rollback_folder_with_a_catalog_is_not_deleted(place: Place) -> None:
     assert done.code == 1
     assert "holds backups" in done.err
     assert (kept / "old" / "data-uploads" / "uploads" / place.backup.name / "backup.json").exists()
+
+
+def test_what_is_half_deleted_is_never_taken_for_the_earlier_state(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion of what a restore keeps was begun and broke off."""
+    change(place)
+    assert place.restore("latest", "--yes").code == 0
+    now = place.look()
+    (kept,) = (place.project / RESTORE_FOLDER).glob("rollback-*")
+
+    def break_off(folder: Path) -> None:
+        shutil.rmtree(folder / "old" / "data-uploads")
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_remove_tree", break_off)
+        assert place.restore("--discard-rollback", "--yes").code == 1
+
+    assert kept.is_dir()
+    refused = place.restore("--rollback")
+    assert refused.code == 2
+    assert "being deleted already" in refused.err
+    assert place.look() == now
+    assert place.restore("--resume").code == 0
+    assert not (place.project / RESTORE_FOLDER).exists()
+    assert place.look() == now
 
 
 def test_create_and_prune_wait_for_an_unfinished_restore(place: Place) -> None:
@@ -753,6 +882,49 @@ def test_everything_is_on_the_disk_before_anything_is_moved(place: Place, deeds:
         assert before[i + 1] == ("fsync", str(Path(journal).parent))
 
 
+@two_file_systems
+def test_everything_is_on_each_of_its_disks_before_anything_is_moved(
+    place: Place, deeds: list[tuple[str, str]]
+) -> None:
+    with TemporaryDirectory(dir=SHM) as elsewhere:
+        with (place.project / ".env").open("a") as env:
+            env.write(f"DOCMIND_CACHE__DIR={elsewhere}\n")
+        assert place.restore("latest", "--yes", "--only", "cache,chat").code == 0
+
+        before = deeds[: next(i for i, (kind, _) in enumerate(deeds) if kind in ("old", "new"))]
+        flushed = [path for kind, path in before if kind == "flush"]
+        assert len(flushed) == 2
+        for top in (elsewhere, str(place.project)):
+            assert [path for path in flushed if path.startswith(f"{top}/")]
+
+
+def test_folders_that_had_to_be_made_are_on_the_disk_before_anything_comes(
+    place: Place, deeds: list[tuple[str, str]]
+) -> None:
+    """A file in a folder whose own name a power cut takes is lost with it."""
+    place.wipe()
+
+    assert place.restore("latest", "--yes").code == 0
+
+    before = deeds[: next(i for i, (kind, _) in enumerate(deeds) if kind == "new")]
+    assert {("fsync", str(place.project)), ("fsync", f"{place.project}/cache")} <= set(before)
+
+
+def test_the_end_of_a_restore_is_on_the_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut brings back a journal that says it is in the middle."""
+    folder, really, ended = place.project / RESTORE_FOLDER, os.fsync, list[bool]()
+
+    def fsync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(folder):
+            ended.append(not (folder / "journal.json").exists())
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    assert place.restore("latest", "--yes").code == 0
+    assert ended[-1]
+
+
 def test_all_of_the_old_leaves_before_anything_new_comes(place: Place, deeds: list[tuple[str, str]]) -> None:
     assert place.restore("latest", "--yes").code == 0
 
@@ -781,6 +953,29 @@ def test_a_failure_in_the_middle_of_the_swap_brings_everything_back(
     assert done.code == 1
     assert "Input/output error" in done.err
     assert next(calls) > 2
+
+
+def test_what_appears_where_something_just_left_is_not_overwritten(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that knows nothing of the restore writes a new chat.db in the middle of the swap."""
+    chats, really = place.data / "chat.db", os.rename
+
+    def write_another(source: Any, target: Any, **more: Any) -> None:
+        really(source, target, **more)
+        if str(source) == str(chats) and "/old/" in str(target):
+            chats.write_bytes(b"somebody's new chats")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", write_another)
+        done = place.restore("latest", "--yes")
+
+    assert done.code == 1
+    assert f"{chats} appeared while it was being replaced" in done.err
+    assert chats.read_bytes() == b"somebody's new chats"
+    chats.unlink()
+    assert place.restore("--rollback").code == 0
+    same(place)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -10,9 +10,11 @@ import socket
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+import certifi
 import pytest
 from tests.conftest import Cli, Result
 from tests.environments import DocMindV2, build_v2
@@ -20,6 +22,7 @@ from tests.standin import StandIn
 
 from docmind_backup import operations
 from docmind_backup.compose import compose
+from docmind_backup.connections import Connections, Timeouts
 from docmind_backup.errors import BackupError, QdrantError
 from docmind_backup.qdrant import connect
 
@@ -417,3 +420,61 @@ def test_an_interrupted_run_says_no_secret(env: DocMindV2, locked: StandIn) -> N
         operations.create(run.job, on_event=interrupt)
     assert_no_secret("".join(traceback.format_exception(raised.value)), "a traceback")
     assert_no_secret(repr(run.job), "the job")
+
+
+# -- https ---------------------------------------------------------------------------------------
+
+CERTIFICATE = Path(__file__).parent / "data" / "tls" / "localhost.pem"
+"""Of localhost, signed by itself, with its key; nobody trusts it. Made with openssl for a hundred years."""
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[DocMindV2, StandIn]]:
+    with StandIn(api_key=API_KEY, certificate=CERTIFICATE) as server:
+        env = build_v2(tmp_path / "docmind", server)
+        set_secrets(env, "environment", monkeypatch)
+        yield env, server
+
+
+def test_a_certificate_that_nobody_vouches_for_gets_no_key(cli: Cli, secure: tuple[DocMindV2, StandIn]) -> None:
+    """Whoever answers there may be anybody."""
+    env, server = secure
+
+    made = cli("create", "-C", env.project, "--json")
+    required = cli("create", "-C", env.project, "--qdrant-snapshot")
+
+    assert (made.code, required.code) == (3, 15)
+    for said in (made.json()["omissions"][0]["detail"], required.err):
+        assert "certificate" in said
+    assert_no_secret(made.out + made.err + required.out + required.err, "what was said")
+    assert server.requests == []
+
+
+def test_each_connection_looks_at_the_certificate(secure: tuple[DocMindV2, StandIn]) -> None:
+    """For questions, downloads and the official client, each of which has one of its own."""
+    _, server = secure
+    connections = Connections(server.url, API_KEY, Timeouts(connect=60, request=60, create=60, stop=60))
+    asks: list[Callable[[], object]] = [
+        lambda: connections.asking.get(server.url),
+        lambda: connections.bringing.get(server.url),
+        lambda: connections.qdrant(60).get_collections(),
+    ]
+
+    with closing(connections):
+        for ask in asks:
+            with pytest.raises(Exception, match="certificate verify failed"):
+                ask()
+
+    assert server.requests == []
+
+
+def test_over_https_a_certificate_that_is_vouched_for_is_enough(
+    cli: Cli, secure: tuple[DocMindV2, StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, server = secure
+    monkeypatch.setattr(certifi, "where", lambda: str(CERTIFICATE))
+
+    made = cli("create", "-C", env.project, "--json")
+
+    assert made.code == 0, made.err
+    assert {request.headers.get("api-key") for request in server.requests} == {API_KEY}

@@ -471,6 +471,19 @@ BAD_RECORDS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("name", sorted(set(fmt.OWN_FILES) - {fmt.RECORD}))
+def test_a_record_that_lacks_what_its_own_files_are_held_against_is_damage(
+    verify: Verify, backup: Path, name: str
+) -> None:
+    """Such a file could be anything."""
+    stated = record(backup)
+    write_record(backup, replace(stated, digests={n: sha for n, sha in stated.digests.items() if n != name}))
+
+    result = verify()
+
+    assert (result.code, result.findings) == (4, {("altered", "backup.json")})
+
+
 @pytest.mark.parametrize("what", BAD_RECORDS)
 def test_a_record_that_is_no_record_is_damage_and_never_a_traceback(
     verify: Verify, cli: Cli, backup: Path, what: str
@@ -534,6 +547,20 @@ def test_quick_sees_names_and_sizes(verify: Verify, backup: Path) -> None:
 def test_a_quick_look_that_found_nothing_is_no_verification_to_remember(verify: Verify, cli: Cli, backup: Path) -> None:
     assert verify(backup, "--quick").found["remembered"] is False
     assert in_catalog(cli, backup, "list", "--json").json()[0]["verified"] is None
+
+
+def test_damage_that_a_quick_look_found_is_remembered(verify: Verify, cli: Cli, backup: Path) -> None:
+    """Till then the newest one was what lets others go."""
+    newer = clone(backup, 2)
+    (newer / one(newer, "upload")).unlink()
+
+    assert in_catalog(cli, backup, "verify", "latest", "--quick").code == 4
+
+    listed = {Path(b["directory"]): b for b in in_catalog(cli, backup, "list", "--json").json()}
+    assert (listed[newer]["verified"], listed[newer]["counts"]) == ("damaged", False)
+    assert verify("latest").found["directory"] == str(backup)
+    assert in_catalog(cli, backup, "prune", "--keep-last", "1", "--quiet").code == 0
+    assert backup.exists()
 
 
 # -- collection snapshots ------------------------------------------------------------------------

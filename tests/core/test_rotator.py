@@ -201,6 +201,13 @@ def test_a_collection_by_role_is_covered_by_a_backup_that_asked_for_both() -> No
     assert removed(RetentionPolicy(last=1), backups) == names(1)
 
 
+def test_nights_that_asked_for_one_collection_do_not_push_out_one_that_asked_for_both() -> None:
+    one = replace(FULL, collections=frozenset({"name:docs"}))
+    thin = [replace(b, record=replace(b.record, scope=one)) for b in nights(3, after=2)]
+
+    assert removed(RetentionPolicy(last=2), [*nights(2), *thin]) == names(3)
+
+
 def test_a_hold_without_a_word_holds_too() -> None:
     first, second = nights(2)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from socket import SHUT_RDWR, SO_LINGER, SOL_SOCKET, socket
 from threading import Lock, Thread
 from types import TracebackType
@@ -52,7 +54,9 @@ class StandIn:
         *,
         clock: Callable[[], datetime] | None = None,
         peer_id: int = PEER_ID,
+        certificate: Path | None = None,
     ) -> None:
+        """`certificate`: with its key, to speak https."""
         self.api_key, self.read_only_key, self.version = api_key, read_only_key, version
         self.state = State(peers=peers, peer_id=peer_id)
         if clock is not None:
@@ -62,7 +66,9 @@ class StandIn:
         self.bugs: list[BaseException] = []
         self._workers: list[Thread] = []
         self._http = _Loopback(("127.0.0.1", 0), handler_for(self), self.bug)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        if certificate:
+            self._http.speak_tls(certificate)
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._http.server_address[1]}"
         self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
@@ -217,6 +223,12 @@ class _Loopback(ThreadingHTTPServer):
         self._open: set[socket] = set()
         self._lock = Lock()
 
+    def speak_tls(self, certificate: Path) -> None:
+        """Each connection shakes hands in its own thread, with the first byte it reads."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._open.add(request)
@@ -242,5 +254,5 @@ class _Loopback(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may go away when they like; anything else is ours."""
         error = sys.exception()
-        if error is not None and not isinstance(error, ConnectionError | TimeoutError):
+        if error is not None and not isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):
             self._bug(error)
