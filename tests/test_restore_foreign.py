@@ -271,6 +271,19 @@ def test_a_plan_in_a_file_is_of_this_backup_as_it_was(target: Target, tmp_path: 
     assert target.is_as_before()
 
 
+def test_what_is_proposed_finds_it_again(target: Target, tmp_path: Path) -> None:
+    """By its path; where it lies in the root, by its name."""
+    backup = docmind_at(tmp_path / "other disk")
+    root = target.project / "backups"
+    shutil.copytree(backup, root / "theirs")
+
+    by_path, by_name = target.run("restore", backup, "-n"), target.run("restore-plan", root / "theirs")
+
+    assert f"next: docmind-backup restore '{backup}' -C" in by_path.err
+    assert "next: docmind-backup restore theirs -C" in by_name.err
+    assert target.run("restore", "theirs", "-n").code == 0
+
+
 def test_single_files_come_out_and_a_script_is_refused(target: Target, tmp_path: Path) -> None:
     backup = docmind_at(tmp_path)
     name = sorted((backup / UPLOADS).iterdir())[0].name

@@ -127,9 +127,12 @@ def test_a_source_that_may_not_be_read_is_a_lack_and_no_traceback(cli: Cli, serv
         try:
             made = cli("create", "-C", env.project, "--dest", Path(folder, "b"))
             planned = cli("restore-plan", "-C", env.project, "--dest", Path(folder, "b"))
+            tried = cli("restore", "latest", "-n", "-C", env.project, "--dest", Path(folder, "b"))
         finally:
             os.seteuid(0)
 
     assert made.code in (3, 14), made.err
     assert "lacks" in made.err
     assert planned.code in (0, 3), planned.err
+    assert tried.code in (1, 3), tried.err
+    assert "next: docmind-backup" not in planned.err + tried.err

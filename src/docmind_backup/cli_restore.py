@@ -186,7 +186,8 @@ def _propose(job: Job, face: Face, planned: PlannedRestore, out: Path | None) ->
             restores.refuse(job, planned)
     except BackupError as error:
         face.warn(f"`docmind-backup restore` would refuse this: {error}")
-        face.next_step(error.hint)
+        if error.hint:
+            face.next_step(error.hint)
     else:
         render.restore_plan_next(face, planned.plan, _command(planned, out))
 

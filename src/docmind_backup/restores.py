@@ -239,10 +239,11 @@ def _prepared(job: Job, planned: PlannedRestore) -> tuple[Path, Journal]:
     """Where the journal is going to lie, and what will stand in it first."""
     _refuse_blocked(planned)
     home = _home(job, planned.wanted)
-    refuse_unfinished(home)
-    _refuse_folder(job, home, planned)
-    journal = _journal(job, planned, home)
-    _refuse_places(job, planned.backup, journal, home)
+    with target_errors(home):
+        refuse_unfinished(home)
+        _refuse_folder(job, home, planned)
+        journal = _journal(job, planned, home)
+        _refuse_places(job, planned.backup, journal, home)
     return home, journal
 
 
