@@ -122,7 +122,7 @@ expect() { # folder|file|nothing TARGET: as it was when the script was made, or 
         say "Move $2 away, or make a new script where the tool is: docmind-backup restore-plan $ID --script" >&2
         stop 17 "the target changed since this script was made: $2 was: $1, is: $now"
     fi
-    case $B/ in "$n"/*) stop 17 "the backup lies in $2, which would be moved aside: give a copy that lies elsewhere" ;; esac
+    case $B/ in "$n"/*) stop 17 "the backup lies in $2, which would be moved aside: copy it elsewhere" ;; esac
 }
 
 unused() { # FOLDER NUMBER
