@@ -129,6 +129,22 @@ def test_ai_memorys_collections_come_back_and_what_has_no_place_is_named(target:
     assert all(target.server.snapshots(name) == {} for name in target.server.collections())
 
 
+def test_a_collection_comes_with_the_part_that_is_named_beside_it(target: Target, tmp_path: Path) -> None:
+    backup = docmind_at(tmp_path)
+    steps = target.run("restore-plan", backup, "--only", "qdrant", "--json").json()["steps"]
+    text = max((step for step in steps if step["action"] == "upload"), key=lambda step: step["bytes"])
+    name = str(text["target"]).rpartition("/")[2]
+
+    assert target.restore(backup, "--only", "chat", "--collection", "nope").code == 2
+    assert target.is_as_before()
+    done = target.restore(backup, "--only", "chat", "--collection", name)
+
+    assert done.code == 0, done.err + done.out
+    assert list(target.counts()) == [name]
+    assert (target.project / "data/chat.db").read_bytes() == (backup / "data/chat.db").read_bytes()
+    assert not (target.project / UPLOADS).exists()
+
+
 def test_with_to_what_has_no_place_can_be_looked_at(target: Target, tmp_path: Path) -> None:
     backup = ai_memory_at(tmp_path)
 

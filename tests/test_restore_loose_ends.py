@@ -19,7 +19,7 @@ from tests.conftest import Cli, Result
 from tests.environments import build_v2
 from tests.killing import Tree, look
 
-from docmind_backup import deep, restored, restoring
+from docmind_backup import deep, restored, restoring, scan
 from docmind_backup.cli import main
 from docmind_backup.sample import build_sample
 
@@ -430,7 +430,10 @@ def test_a_plan_in_a_file_is_what_to_carry_out(run: Restore, tmp_path: Path) -> 
         (("--resume", "--only", "chat"), "--only cannot be given with --resume"),
         (("--rollback", "--skip-damaged"), "--skip-damaged cannot be given with --rollback"),
         (("--discard-rollback", "--include-env"), "--include-env cannot be given with --discard-rollback"),
+        (("--discard-rollback", "--to", "/nowhere"), "--to cannot be given with --discard-rollback"),
         (("latest", "chat.db", "--to", "/nowhere", "--only", "chat"), "--only cannot be given with FILE"),
+        (("latest", "--force"), "--force replaces a .env, and none is asked for"),
+        (("latest", "--force", "--only", "chat"), "--force replaces a .env, and none is asked for"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )
@@ -444,6 +447,51 @@ def test_a_choice_that_would_be_passed_over_is_refused(
 
     assert done.code == 2
     assert named in done.err
+
+
+def test_a_plan_that_passes_a_choice_over_is_refused_too(run: Restore) -> None:
+    done = run("restore-plan", "latest", "--force")
+
+    assert (done.code, "hint: --include-env --force" in done.err) == (2, True)
+
+
+# -- nothing -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def only_env(run: Restore, project: Path, cli: Cli, tmp_path: Path) -> Path:
+    """A root with a backup that holds `.env` and nothing else."""
+    root = tmp_path / "env only"
+    assert cli("create", "-C", project, "--dest", root, "--only", "env", "-q").code == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "why", "hint"),
+    [
+        (True, ("--only", "env"), "there is a .env, which is never merged", "--force"),
+        (True, ("--include-env",), "there is a .env, which is never merged", "--force"),
+        (True, (), "there is a .env, which is never merged", "--include-env --force"),
+        (False, (), "a .env comes back only when it is asked for", "--include-env"),
+    ],
+)
+def test_a_restore_that_would_bring_nothing_is_refused_with_what_to_give(
+    cli: Cli, project: Path, only_env: Path, there: bool, words: tuple[str, ...], why: str, hint: str
+) -> None:
+    if not there:
+        (project / ".env").unlink()
+    before = look(project, containers=CONTAINERS)
+    restore = ("restore", "latest", "-C", project, "--dest", only_env)
+
+    for more in ("--yes", "-n"):
+        done = cli(*restore, *words, more)
+        assert done.code == 2
+        assert f"nothing would be restored: {why}; nothing was changed\nhint: {hint}" in done.err
+        assert look(project, containers=CONTAINERS) == before
+    assert "nothing is kept" in cli("restore", "--rollback", "-C", project, "--dest", only_env).err
+
+    assert cli(*restore, *words, *hint.split(";")[0].split(), "--yes").code == 0
+    assert (project / ".env").read_bytes() == next(only_env.glob("backup_*/.env")).read_bytes()
 
 
 # -- parts ---------------------------------------------------------------------------------------
@@ -479,6 +527,82 @@ def test_a_folder_beside_that_is_the_root_or_a_link_is_named_so(run: Restore, tm
 
     assert "/ is the root of the file system" in run("restore", "latest", "--to", "/", "--yes").err
     assert "link is a link" in run("restore", "latest", "--to", tmp_path / "link", "--yes").err
+
+
+SHOWN = [("restore", "--yes"), ("restore", "-n"), ("restore-plan",), ("restore-plan", "--json")]
+
+
+@pytest.mark.parametrize("how", ["uploads", "chat.db", "artifacts"])
+def test_a_place_that_is_the_root_is_refused_in_words(
+    run: Restore, project: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """And nothing of the root is looked at: that would be the whole machine."""
+    if how == "artifacts":
+        monkeypatch.setenv("DOCMIND_ARTIFACTS__DIR", "/")
+    else:
+        put_link(project / "data" / how, Path("/"))
+    before, looked = look(project, containers=CONTAINERS), list[str]()
+    really = scan.scandir
+    monkeypatch.setattr(scan, "scandir", lambda path: (looked.append(str(path)), really(path))[1])
+
+    for command, *words in SHOWN:
+        done = run(command, "latest", *words)
+        assert done.code == (2 if words == ["--yes"] else 3), done.err
+        said = done.out + done.err
+        assert ("is the root of the file system: correct the settings" in said) == (how == "artifacts")
+        assert (f"data/{how} is a link to /, and" in said) == (how != "artifacts")
+    assert look(project, containers=CONTAINERS) == before
+    assert [path for path in looked if not path.startswith(str(project))] == []
+
+
+def put_link(path: Path, to: Path) -> None:
+    """In the place of what is there, which comes to lie at `to`, if that is nowhere yet and not the root."""
+    aside = path.with_name(f"{path.name} aside")
+    path.rename(aside)
+    path.symlink_to(to)
+    if to.parent.is_dir() and not os.path.lexists(to):
+        aside.rename(to)
+
+
+@pytest.mark.parametrize("where", ["uploads", "chat.db", "storage", ".deployment-id"])
+@pytest.mark.parametrize("leads", ["to another place", "nowhere", "in a circle"])
+def test_a_link_that_leads_elsewhere_than_at_the_backup_is_not_followed(
+    run: Restore, project: Path, tmp_path: Path, where: str, leads: str
+) -> None:
+    link = project / "data" / where
+    leads_to = {"to another place": tmp_path / "precious", "nowhere": tmp_path / "no" / "where", "in a circle": link}
+    put_link(link, leads_to[leads])
+    before = look(project, containers=CONTAINERS), look(tmp_path)
+
+    done = run("restore", "latest", "--yes")
+
+    assert done.code != 0
+    assert (look(project, containers=CONTAINERS), look(tmp_path)) == before
+    if leads != "in a circle":
+        assert done.code == 2
+        assert f"{link} is a link to {link.resolve()}, and data/{where} of the backup is from /" in done.err
+        assert "remove the link, or restore with --to DIR; nothing was changed" in done.err
+    shown = run("restore-plan", "latest")
+    assert (shown.code, "BLOCKED: " in shown.out) == (3, True)
+    assert run("restore", "latest", "--only", "cache", "--yes").code == 0
+
+
+def test_a_link_that_leads_where_it_led_at_the_backup_is_followed(run: Restore, project: Path, tmp_path: Path) -> None:
+    """Uploads on another disk, and that disk is new and empty. The data directory is behind a link too."""
+    put_link(project / "data" / "uploads", tmp_path / "disk")
+    put_link(project / "data", tmp_path / "all data")
+    assert run("create", "--no-qdrant-snapshot", "-q").code == 0
+    before = look(tmp_path / "disk")
+    shutil.rmtree(tmp_path / "disk")
+
+    done = run("restore", "latest", "--yes")
+
+    assert done.code == 0, done.err
+    assert look(tmp_path / "disk") == before
+    assert (project / "data" / "uploads").is_symlink()
+    (project / "data" / "uploads").unlink()
+    assert run("restore", "latest", "--yes").code == 0
+    assert look(project / "data" / "uploads") == before
 
 
 def test_a_dry_run_refuses_what_the_restore_would(run: Restore, tmp_path: Path) -> None:

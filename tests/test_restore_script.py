@@ -341,6 +341,105 @@ def test_when_any_rename_fails_the_way_back_brings_all_back(
     assert len(calls.read_bytes().split()) >= 9
 
 
+# -- made in advance, run when the disk has died -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A live environment with its server, a backup of it elsewhere, and the script that was made then."""
+
+    env: DocMindV2
+    backup: Path
+    script: Path
+    goes_to: dict[str, Path]
+    points: dict[str, list[Any]]
+
+
+@pytest.fixture
+def kept(cli: Cli, tmp_path: Path, server: StandIn) -> Kept:
+    env = build_v2(tmp_path / "doc mind", server)
+    assert cli("create", "-C", env.project, "--dest", tmp_path / "b", "--include-logs", "-q").code == 0
+    backup = only_backup(tmp_path / "b")
+    env.chat_db.with_name("chat.db-wal").write_bytes(b"stale")
+    points = {name: server.points(name) for name in server.collections()}
+    for name in points:
+        server.create_alias(f"{name}-alias", name)
+    script, goes_to = script_for(cli, backup, env.project), where(cli, backup, env.project)
+    return Kept(env, backup, script, goes_to, points)
+
+
+def wipe(env: DocMindV2, what: str) -> None:
+    match what:
+        case "project":
+            shutil.rmtree(env.project)
+        case "data":
+            shutil.rmtree(env.data_dir)
+        case "some":
+            shutil.rmtree(env.uploads)
+            shutil.rmtree(env.cache_db.parent.parent)
+            (env.data_dir / ".deployment-id").unlink()
+        case "database":
+            env.chat_db.unlink()
+        case _:
+            env.chat_db.with_name("chat.db-wal").unlink()
+
+
+@pytest.mark.parametrize("what", ["project", "data", "some", "database", "sidecar"])
+def test_made_before_the_loss_it_gives_what_a_restore_gives(
+    cli: Cli, kept: Kept, server: StandIn, run: Run, what: str
+) -> None:
+    env, settings = kept.env, kept.env.env_file.read_bytes()
+    wipe(env, what)
+    for name in kept.points:
+        server.delete_collection(name)
+
+    done = run(kept.script, "--yes")
+
+    assert (done.code, done.err) == (0, "")
+    assert_restored(kept.backup, kept.goes_to)
+    assert {name: server.points(name) for name in server.collections()} == kept.points
+    by_script = restored_at(kept)
+    shutil.rmtree(env.project)
+    env.project.mkdir()
+    env.env_file.write_bytes(settings)
+    assert cli("restore", kept.backup, "-C", env.project, "--dest", kept.backup.parent, "--yes").code == 0
+    assert restored_at(kept) == by_script
+
+
+def restored_at(kept: Kept) -> dict[str, Look]:
+    """But for the lock that a restore takes in the index's folder, as DocMind does."""
+    found = {stored: look(path) for stored, path in kept.goes_to.items()}
+    return {stored: {name: what for name, what in of.items() if name != "/.lock"} for stored, of in found.items()}
+
+
+@pytest.mark.parametrize("what", ["data", "some", "database", "sidecar"])
+def test_after_a_loss_the_way_back_leads_to_what_was_left(kept: Kept, server: StandIn, run: Run, what: str) -> None:
+    wipe(kept.env, what)
+    for name in kept.points:
+        server.delete_collection(name)
+    sidecars = ("-wal", "-shm", "-journal", ".wal")
+    before = {stored: look(path, *sidecars) for stored, path in kept.goes_to.items()}
+    assert run(kept.script, "--yes").code == 0
+    (old,) = kept.env.data_dir.glob("before-restore-*")
+
+    back = subprocess.run(["sh", str(old / "go-back.sh")], capture_output=True, check=False)
+
+    assert (back.returncode, back.stderr) == (0, b"")
+    assert {stored: look(path, *sidecars) for stored, path in kept.goes_to.items()} == before
+    assert_restored(kept.backup, {stored: old / "undone" / stored for stored in kept.goes_to})
+
+
+def test_after_a_loss_a_collection_that_is_still_there_is_not_touched(kept: Kept, server: StandIn, run: Run) -> None:
+    wipe(kept.env, "data")
+
+    done = run(kept.script, "--yes")
+
+    assert done.code == 17
+    assert "curl -X DELETE" in done.out
+    assert {name: server.points(name) for name in server.collections()} == kept.points
+    assert not kept.env.data_dir.exists()
+
+
 # -- it stops before anything live moves ---------------------------------------------------------
 
 
@@ -413,15 +512,19 @@ def test_a_copy_that_is_not_what_the_backup_holds_stops_it(
     assert untouched(env, before)
 
 
-@pytest.mark.parametrize("change", ["came", "went", "became a link", "sidecar came"])
+@pytest.mark.parametrize("change", ["came", "became a file", "became a folder", "became a link", "sidecar came"])
 def test_a_target_that_changed_since_stops_it(cli: Cli, small: tuple[DocMindV2, Path], run: Run, change: str) -> None:
     env, backup = small
     script = script_for(cli, backup, env.project)
     match change:
         case "came":
             (env.data_dir / ".deployment-id").write_text("x")
-        case "went":
+        case "became a file":
             env.uploads.rename(env.data_dir / "elsewhere")
+            env.uploads.write_text("x")
+        case "became a folder":
+            env.chat_db.unlink()
+            env.chat_db.mkdir()
         case "became a link":
             env.uploads.rename(env.data_dir / "elsewhere")
             env.uploads.symlink_to("elsewhere")
@@ -433,6 +536,7 @@ def test_a_target_that_changed_since_stops_it(cli: Cli, small: tuple[DocMindV2, 
 
     assert done.code == 17
     assert "the target changed since this script was made" in done.err
+    assert f" away, or make a new script where the tool is: docmind-backup restore-plan {record(backup).id}" in done.err
     assert untouched(env, before)
 
 

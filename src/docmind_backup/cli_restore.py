@@ -152,7 +152,10 @@ def restore_plan(
 def _selection(only: list[str] | None, collection: list[str] | None, to: Path | None, **more: bool) -> Selection:
     from docmind_backup.core.selection import Selection
 
-    return Selection(frozenset(parse_parts(only)), tuple(collection or ()), to=str(absolute(to) or ""), **more)
+    wanted = Selection(frozenset(parse_parts(only)), tuple(collection or ()), to=str(absolute(to) or ""), **more)
+    if wanted.force and not wanted.wants_env:
+        raise UsageError("--force replaces a .env, and none is asked for", hint="--include-env --force")
+    return wanted
 
 
 def _refuse_with_script(wanted: Selection, *, as_json: bool) -> None:
@@ -273,7 +276,7 @@ def _refuse_choices(way: str, wanted: Selection, files: list[str] | None) -> Non
     if files:
         meant = replace(wanted, only=frozenset(), collections=(), include_env=False, force=False, read_back=True)
     else:
-        meant = type(wanted)(to="" if way == "--plan" else wanted.to)
+        meant = type(wanted)(to=wanted.to if way in ("--resume", "--rollback") else "")
     given = [word for word in wanted.options() if word.startswith("--") and word not in meant.options()]
     if given:
         raise UsageError(

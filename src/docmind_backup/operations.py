@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from pathlib import Path
 
 from docmind_backup import leftovers as lying
 from docmind_backup import scan as scanning
@@ -383,23 +384,25 @@ def target_of(job: Job, backup: Backup, *, fingerprints: bool = False) -> Target
     return Target(
         environment=job.environment,
         layout=layout,
-        places=tuple(_place_of(one, fingerprints=fingerprints) for one in seen),
+        places=tuple(_place_of(one, job.environment.project, fingerprints=fingerprints) for one in seen),
         qdrant=_target_qdrant(job, names) if names else None,
         keys=key_fingerprints(job.environment, salt) if (salt := salt_of(backup.record)) else None,
     )
 
 
-def _place_of(seen: Seen, *, fingerprints: bool) -> Place:
-    path = seen.source.path
-    near = next(p for p in path.parents if os.path.exists(p))
+def _place_of(seen: Seen, project: Path, *, fingerprints: bool) -> Place:
+    path, configured = seen.source.path, project / seen.source.name
+    near = next((p for p in path.parents if os.path.exists(p)), path)
     found = os.statvfs(near)
-    sidecars = tuple(
-        path.name + suffix
-        for suffix in SIDECARS.get(seen.source.kind, ())
-        if os.path.lexists(path.with_name(path.name + suffix))
+    suffixes = SIDECARS.get(seen.source.kind, ())
+    return Place(
+        seen,
+        tuple(path.name + suffix for suffix in suffixes if os.path.lexists(f"{path}{suffix}")),
+        str(near.stat().st_dev),
+        found.f_bavail * found.f_frsize,
+        fingerprint=scanning.fingerprint(seen) if fingerprints else "",
+        link=str(configured) if os.path.islink(configured) else "",  # noqa: PTH114 - false where it cannot be looked at
     )
-    fingerprint = scanning.fingerprint(seen) if fingerprints else ""
-    return Place(seen, sidecars, str(near.stat().st_dev), found.f_bavail * found.f_frsize, fingerprint)
 
 
 def _target_qdrant(job: Job, names: Sequence[str]) -> TargetQdrant | None:

@@ -238,12 +238,13 @@ def refuse(job: Job, planned: PlannedRestore) -> None:
 def _prepared(job: Job, planned: PlannedRestore) -> tuple[Path, Journal]:
     """Where the journal is going to lie, and what will stand in it first."""
     _refuse_blocked(planned)
+    _refuse_nothing(planned)
     home = _home(job, planned.wanted)
     with target_errors(home):
         refuse_unfinished(home)
         _refuse_folder(job, home, planned)
         journal = _journal(job, planned, home)
-        _refuse_places(job, planned.backup, journal, home)
+        _refuse_places(job, planned, journal, home)
     return home, journal
 
 
@@ -256,8 +257,25 @@ def _refuse_blocked(planned: PlannedRestore) -> None:
         raise DamageFound(text, hint="restore another one, or give --skip-damaged to leave damaged files out")
     if any(space.needed > space.free for space in decided.space):
         raise NoSpace(text, hint="free some space: what is there now is kept beside what comes")
+    if set(decided.blockers) == set(decided.astray):
+        raise UsageError(f"{text}; nothing was changed", hint="`--only PART` restores the rest")
     kind = QdrantError if all("Qdrant" in blocker for blocker in decided.blockers) else BackupError
     raise kind(text, hint="remove what blocks; `--only PART` restores the rest")
+
+
+def _refuse_nothing(planned: PlannedRestore) -> None:
+    """A restore that would bring nothing is not meant: where `.env` is all, it comes only when it is asked for."""
+    actions = {step.action for step in planned.plan.steps}
+    if actions & {Action.COPY, Action.UPLOAD}:
+        return
+    if Action.MERGE not in actions:
+        why, hint = "what was asked for is empty in the backup", f"docmind-backup show {planned.backup.id}"
+    elif _env_is_there(planned.target):
+        asked = "" if planned.wanted.wants_env else "--include-env "
+        why, hint = "there is a .env, which is never merged", f"{asked}--force replaces it; the old one is kept"
+    else:
+        why, hint = "a .env comes back only when it is asked for", "--include-env"
+    raise UsageError(f"nothing would be restored: {why}; nothing was changed", hint=hint)
 
 
 def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) -> Restored:
@@ -490,13 +508,15 @@ def _missing(pieces: Sequence[Piece], home: Path) -> Iterator[str]:
     yield from made
 
 
-def _refuse_places(job: Job, backup: Backup, journal: Journal, home: Path) -> None:
+def _refuse_places(job: Job, planned: PlannedRestore, journal: Journal, home: Path) -> None:
     """Before anything is written: places that a restore must not touch, or cannot."""
+    backup, named = planned.backup, {str(place.seen.source.path) for place in planned.target.places}
     kept = [home, job.environment.project, job.catalog.root, backup.directory]
     for piece in journal.pieces:
         live = Path(piece.live)
         origin = next(s.origin for s in backup.record.sources if s.stored == piece.stored)
-        if piece.live == origin and not _known(job, live, home) and piece.stored not in IN_FLIGHT:
+        known = piece.live in named or _known(job, live, home) or piece.stored in IN_FLIGHT
+        if piece.live == origin and not known:
             raise UsageError(
                 f"the settings of this environment have no place for {piece.stored}, which came from {live}",
                 hint="give --qdrant-path, set the path in .env, or leave it out with --only",

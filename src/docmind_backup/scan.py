@@ -94,8 +94,8 @@ def fingerprint(seen: Seen) -> str:
     """What lies there, so that a change of it is seen by another process too: a digest of every name and stat."""
     source, digest = seen.source, blake2b(digest_size=16)
     suffixes = restore.SIDECARS.get(source.kind, ())
-    for beside in (source.path, *(source.path.with_name(source.path.name + suffix) for suffix in suffixes)):
-        digest.update(_stat_words("", str(beside)))
+    for suffix in ("", *suffixes):
+        digest.update(_stat_words("", f"{source.path}{suffix}"))
     if seen.exists and source.kind in (Kind.TREE, Kind.EMBEDDED):
         top = str(source.path)
         for folder, folders, files in walk(top):
@@ -206,6 +206,8 @@ def _check_root(root: Path, sources: Iterable[Source]) -> None:
 
 
 def _look(source: Source) -> Seen:
+    if source.path == Path("/"):
+        return Seen(source, 0, 0, exists=False, problem=restore.ROOT)
     try:
         found = os.stat(source.path, follow_symlinks=False)
     except FileNotFoundError:

@@ -240,6 +240,19 @@ def test_a_place_that_cannot_be_looked_at_blocks() -> None:
     assert "it is not a regular file" in blocker
 
 
+@pytest.mark.parametrize("part", [Part.UPLOADS, Part.CHAT, Part.ENV])
+def test_a_link_blocks_unless_it_leads_where_the_source_was(part: Part) -> None:
+    there = replace(place(absent(part)), link="/elsewhere/link")
+    leads_to = str(there.seen.source.path)
+    sources = [replace(s, origin="/was/here") if s.part is part else s for s in FULL.record.sources]
+    led_there = [replace(s, origin=leads_to) for s in sources]
+
+    blockers = plan(where=target(there), sources=tuple(sources)).blockers
+
+    assert [f"/elsewhere/link is a link to {leads_to}, and " in one for one in blockers] == [True] * (part != Part.ENV)
+    assert plan(where=target(there), sources=tuple(led_there)).blockers == ()
+
+
 def on(where: TargetQdrant | None, **changes: Any) -> RestorePlan:
     server = replace(where, **changes) if where else None
     return plan(where=target(server=server), qdrant=TWO)

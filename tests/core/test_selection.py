@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.core import values
 
@@ -12,6 +14,7 @@ from docmind_backup.core.selection import (
     compare_env,
     destination,
     narrow,
+    partial,
     read_selection,
     wanted_files,
 )
@@ -48,6 +51,19 @@ def test_a_collection_by_name_comes_alone() -> None:
     assert [taken.name for taken in found.qdrant.collections] == ["images"]
 
 
+def test_a_collection_by_name_comes_with_the_parts_that_are_named() -> None:
+    found = narrow(RECORD, Selection(only=frozenset({Part.CHAT}), collections=("images",)))
+
+    assert [source.part for source in found.sources] == [Part.CHAT]
+    assert found.qdrant
+    assert [taken.name for taken in found.qdrant.collections] == ["images"]
+
+
+@pytest.mark.parametrize("one", [Selection(frozenset({Part.CHAT}), (), True), Selection(frozenset(), ("docs",), True)])
+def test_env_comes_with_what_is_named_when_it_is_asked_for(one: Selection) -> None:
+    assert Part.ENV in {source.part for source in narrow(RECORD, one).sources}
+
+
 def test_a_folder_beside_gets_no_collection_of_the_server() -> None:
     assert narrow(RECORD, Selection(to="/tmp/look")).qdrant is None
 
@@ -55,9 +71,33 @@ def test_a_folder_beside_gets_no_collection_of_the_server() -> None:
 @pytest.mark.parametrize(
     "wanted",
     [
+        Selection(only=frozenset({Part.QDRANT})),
+        Selection(only=frozenset({Part.QDRANT, Part.LOGS})),
+        Selection(collections=("docs",)),
+        Selection(only=frozenset({Part.CHAT}), collections=("docs",)),
+    ],
+)
+def test_collections_that_are_asked_for_beside_are_refused_with_what_to_do(wanted: Selection) -> None:
+    with pytest.raises(UsageError, match="collections of a server do not go to a folder") as raised:
+        narrow(RECORD, replace(wanted, to="/tmp/look"))
+
+    assert "leave --to out" in raised.value.hint
+
+
+def test_collections_that_stay_out_beside_files_are_named() -> None:
+    wanted = Selection(only=frozenset({Part.CHAT, Part.QDRANT}), to="/tmp/look")
+
+    assert list(partial(RECORD, narrow(RECORD, wanted), wanted)) == [
+        "--to takes files: collections stay out (2 in the backup)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
         Selection(only=frozenset({Part.LOGS})),
         Selection(collections=("nobody",)),
-        Selection(only=frozenset({Part.QDRANT}), to="/tmp/look"),
+        Selection(only=frozenset({Part.CHAT}), collections=("nobody",)),
     ],
 )
 def test_what_the_backup_does_not_hold_is_said(wanted: Selection) -> None:

@@ -37,6 +37,8 @@ SIDECARS: Mapping[Kind, tuple[str, ...]] = {
 
 NO_PLACE = "not restored: a DocMind environment has no place for it; `--to DIR` takes it out"
 """Of what another tool kept."""
+ROOT = "it is the root of the file system: correct the settings"
+"""A problem of a place that no restore goes to."""
 
 
 class Action(StrEnum):
@@ -99,6 +101,8 @@ class RestorePlan:
     checks: tuple[Check, ...]
     target: Mapping[str, str] = field(default_factory=dict[str, str])
     """What was there when this was planned: place or collection -> fingerprint; empty when it was not looked for."""
+    astray: tuple[str, ...] = ()
+    """Of the blockers those that say where the settings, or a link, would lead a restore."""
 
     @property
     def bytes(self) -> int:
@@ -117,6 +121,8 @@ class Place:
     free: int
     fingerprint: str = ""
     """Of what lies there, in words that mean the same in another process; empty when nobody asked."""
+    link: str = ""
+    """Where the settings put it, when that is a link now; `seen` is where it leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +169,17 @@ def plan_restore(backup: Backup, target: Target, *, write_env: bool = False) -> 
         *(_collections(qdrant, target) if qdrant else ()),
         RestoreStep(Action.START, "", str(target.environment.project), notes=("then the checks below",)),
     )
-    space = tuple(_space(pairs))
+    space, astray = tuple(_space(pairs)), tuple(_astray(pairs, write_env=write_env))
     return RestorePlan(
         backup_id=record.id,
         directory=str(backup.directory),
-        blockers=tuple(_blockers(backup, target, pairs, space)),
+        blockers=(*astray, *_blockers(backup, target, pairs, space)),
         warnings=tuple(_warnings(backup, target, pairs)),
         steps=steps,
         space=space,
         checks=tuple(_checks(backup, target)),
         target=_fingerprints(pairs, record, target),
+        astray=astray,
     )
 
 
@@ -324,6 +331,27 @@ def _upload_notes(name: str, aliased: str | None, *, exists: bool) -> Iterator[s
 # -- what stands in the way ----------------------------------------------------------------------
 
 
+def _astray(pairs: Iterable[_Pair], *, write_env: bool) -> Iterator[str]:
+    """A link in a place that was none when the backup was made: what it leads to is somebody else's, and stays."""
+    for source, place in pairs:
+        if place is None or (source.part is Part.ENV and not write_env):
+            continue
+        path = str(place.seen.source.path)
+        if _led_away(source, place):
+            origin = source.origin or "a place that it does not name"
+            yield (
+                f"{place.link} is a link to {path}, and {source.stored} of the backup is from {origin}: "
+                "remove the link, or restore with --to DIR"
+            )
+        elif place.seen.problem == ROOT:
+            yield f"{path} (for {source.stored}): {ROOT}"
+
+
+def _led_away(source: SourceRecord, place: Place) -> bool:
+    """Not where the same link led when the backup was made: who keeps uploads on another disk may."""
+    return bool(place.link) and str(place.seen.source.path) != source.origin
+
+
 def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Iterable[Space]) -> Iterator[str]:
     if backup.damaged:
         yield f"the last verification found damage in {backup.id}: `{_verify(backup)}` names it"
@@ -331,7 +359,7 @@ def _blockers(backup: Backup, target: Target, pairs: Iterable[_Pair], space: Ite
         if one.needed > one.free:
             yield f"{one.needed:,} bytes are needed at {one.path}, {one.free:,} are free"
     for source, place in pairs:
-        if place and place.seen.problem:
+        if place and place.seen.problem not in ("", ROOT) and not _led_away(source, place):
             yield f"{place.seen.source.path} (for {source.stored}): {place.seen.problem}"
     record = backup.record
     if record.qdrant and not record.qdrant.embedded:

@@ -67,12 +67,15 @@ class _Move:
     def folder(self) -> str:
         return self.target.rpartition("/")[0] or "/"
 
-    def there(self, suffix: str) -> bool:
-        """Whether the plan saw something at the target (with `suffix`)."""
+    def was(self, suffix: str) -> str:
+        """What the plan saw at the target (with `suffix`): `folder`, `file` or `nothing`."""
         if self.place is None:
-            return False
-        path = self.place.seen.source.path
-        return path.name + suffix in self.place.sidecars if suffix else self.place.seen.exists
+            return "nothing"
+        seen = self.place.seen
+        if suffix:
+            return "file" if seen.source.path.name + suffix in self.place.sidecars else "nothing"
+        kind = "folder" if seen.source.kind in _TREES else "file"
+        return kind if seen.exists else "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ def _checks(
     yield ""
     for move in moves:
         for suffix in move.suffixes:
-            yield f"expect {'there' if move.there(suffix) else 'nothing'} {encoded(move.target + suffix)}"
+            yield f"expect {move.was(suffix)} {encoded(move.target + suffix)}"
         yield f"unused {encoded(move.folder)} {move.number}"
     yield from (f"room {space.needed} {encoded(space.path)}" for space in plan.space)
     if collections and target.qdrant:
@@ -226,8 +229,8 @@ def _ready(moves: Iterable[_Move], collections: Iterable[CollectionRecord]) -> I
     yield from (GO_BACK.rstrip("\n"), DECODED.strip("\n"), BACK.strip("\n"), "")
     for move in moves:
         for suffix in move.suffixes:
-            was = "there" if move.there(suffix) else "nothing"
-            yield f"back {move.number} {was} {encoded(move.target + suffix)} {encoded(move.source.stored + suffix)}"
+            names = f"{encoded(move.target + suffix)} {encoded(move.source.stored + suffix)}"
+            yield f"back {move.number} {move.was(suffix)} {names}"
         yield f"gone_back {move.number}"
     for taken in collections:
         yield f"echo {quote(f'Made by the restore, still on the server: {printable(taken.name)}')}"
@@ -324,7 +327,7 @@ def _swap(moves: Iterable[_Move]) -> Iterator[str]:
     for move in moves:
         yield f"begin {move.number}"
         for suffix in move.suffixes:
-            if move.there(suffix):
+            if move.was(suffix) != "nothing":
                 yield f"aside {encoded(move.target + suffix)} {encoded(move.source.stored + suffix)}"
         for suffix in move.suffixes:
             yield f"put {move.number} {encoded(move.target)} {encoded(suffix)}"

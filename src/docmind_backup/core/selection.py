@@ -32,7 +32,8 @@ class Selection:
     @property
     def parts(self) -> frozenset[Part]:
         """Empty: all of them."""
-        return self.only or (frozenset({Part.QDRANT}) if self.collections else frozenset())
+        named = self.only | (frozenset({Part.QDRANT}) if self.collections else frozenset())
+        return named | {Part.ENV} if named and self.include_env else named
 
     @property
     def wants_env(self) -> bool:
@@ -83,6 +84,7 @@ def narrow(record: Record, wanted: Selection) -> Record:
     """The record as if the backup held only what is wanted. UsageError when it holds nothing of it."""
     parts = wanted.parts
     sources = tuple(s for s in record.sources if not parts or s.part in parts)
+    _refuse_beside(record, wanted, sources)
     embedded = record.qdrant is not None and record.qdrant.embedded
     if wanted.collections and (embedded or record.qdrant is None):
         raise UsageError(
@@ -105,6 +107,17 @@ def narrow(record: Record, wanted: Selection) -> Record:
         included=tuple(part for part in record.included if not parts or part in parts),
         omissions=tuple(o for o in record.omissions if not parts or o.part in parts),
     )
+
+
+def _refuse_beside(record: Record, wanted: Selection, sources: Iterable[SourceRecord]) -> None:
+    """A folder takes no collection of a server: where one is named, or nothing else would come."""
+    on_server = record.qdrant is not None and not record.qdrant.embedded
+    nothing_else = _asks_qdrant(wanted) and not tuple(sources)
+    if wanted.to and on_server and (wanted.collections or nothing_else):
+        raise UsageError(
+            "--to takes files: collections of a server do not go to a folder",
+            hint="leave --to out and they go to the target's Qdrant; their files are in qdrant/ of the backup",
+        )
 
 
 def _chosen(qdrant: QdrantRecord, names: Iterable[str]) -> QdrantRecord:
@@ -131,7 +144,7 @@ def partial(whole: Record, narrowed: Record, wanted: Selection) -> Iterator[str]
     """What a choice leaves behind that belongs to what it takes, in a sentence."""
     collections = narrowed.qdrant.collections if narrowed.qdrant else ()
     if wanted.to:
-        if whole.qdrant and not whole.qdrant.embedded and whole.qdrant.collections and not wanted.only:
+        if whole.qdrant and not whole.qdrant.embedded and whole.qdrant.collections and _asks_qdrant(wanted):
             yield f"--to takes files: collections stay out ({len(whole.qdrant.collections)} in the backup)"
         return
     comes = {part for part in TOGETHER if part in narrowed.included}
@@ -140,6 +153,10 @@ def partial(whole: Record, narrowed: Record, wanted: Selection) -> Iterator[str]
         stays.append("other collections")
     if comes and stays:
         yield f"only a part of what belongs together comes back; as they are now stay: {', '.join(stays)}"
+
+
+def _asks_qdrant(wanted: Selection) -> bool:
+    return not wanted.parts or Part.QDRANT in wanted.parts
 
 
 # -- single files --------------------------------------------------------------------------------------

@@ -112,12 +112,17 @@ check_backup() { # SHA256 OF SHA256SUMS
     (cd "$B" && sha256sum --quiet -c SHA256SUMS) || stop 4 'the backup is damaged'
 }
 
-expect() { # there|nothing TARGET: as it was when the script was made
+expect() { # folder|file|nothing TARGET: as it was when the script was made, or gone since
     decoded "$2"
-    if is_there "$n"; then now=there; else now=nothing; fi
-    [ "$now" = "$1" ] || stop 17 "the target changed since this script was made: $2 was: $1, is: $now"
-    [ ! -L "$n" ] || stop 17 "the target changed since this script was made: $2 is a link now"
-    case $B/ in "$n"/*) stop 17 "the backup lies in $2, which would be moved aside" ;; esac
+    is_there "$n" || return 0
+    now='file'
+    [ ! -d "$n" ] || now='folder'
+    [ ! -L "$n" ] || now='a link'
+    if [ "$now" != "$1" ]; then
+        say "Move $2 away, or make a new script where the tool is: docmind-backup restore-plan $ID --script" >&2
+        stop 17 "the target changed since this script was made: $2 was: $1, is: $now"
+    fi
+    case $B/ in "$n"/*) stop 17 "the backup lies in $2, which would be moved aside: copy it elsewhere" ;; esac
 }
 
 unused() { # FOLDER NUMBER
@@ -175,7 +180,10 @@ version() { # VERSION
     ask GET /
     case $answer in
     *"\"version\":\"$1\""*) ;;
-    *) stop 17 "Qdrant at $QDRANT is not the version $1 that was there when this script was made" ;;
+    *)
+        say "Start that version, or make a new script where the tool is: docmind-backup restore-plan $ID --script" >&2
+        stop 17 "Qdrant at $QDRANT is not the version $1 that was there when this script was made"
+        ;;
     esac
 }
 
@@ -273,10 +281,15 @@ left() { # FOLDER NUMBER
 SWAP = r"""
 begin() { : >"$OLD/.begun-$1"; } # go-back.sh touches only what was begun
 
-aside() { # TARGET NAME: renamed; from another file system copied, and only then gone
+aside() { # TARGET NAME: renamed; from another file system copied, and only then gone; noted, where it was gone before
     decoded "$1"
     was=$n
     decoded "$2"
+    if ! is_there "$was"; then
+        mkdir -p "$OLD/.none/$n"
+        : >"$OLD/.none/$n/.gone"
+        return 0
+    fi
     case $n in */*) mkdir -p "$OLD/${n%/*}" ;; esac
     mv "$was" "$OLD/.moving"
     mv "$OLD/.moving" "$OLD/$n"
@@ -303,12 +316,14 @@ umask 077
 """
 
 BACK = r"""
-back() { # NUMBER there|nothing TARGET NAME
+back() { # NUMBER folder|file|nothing TARGET NAME
     is_there "$OLD/.begun-$1" || return 0
     decoded "$3"
     target=$n
     decoded "$4"
-    if [ "$2" = there ] && ! is_there "$OLD/$n"; then # it never left, or is on its way
+    was=$2
+    [ ! -f "$OLD/.none/$n/.gone" ] || was=nothing
+    if [ "$was" != nothing ] && ! is_there "$OLD/$n"; then # it never left, or is on its way
         if is_there "$OLD/.moving" && is_there "$target"; then
             printf '%s\n' "$3 was being moved: compare it with $OLD/.moving by hand"
         elif is_there "$OLD/.moving"; then
@@ -320,7 +335,7 @@ back() { # NUMBER there|nothing TARGET NAME
         case $n in */*) mkdir -p "$OLD/undone/${n%/*}" ;; *) mkdir -p "$OLD/undone" ;; esac
         mv "$target" "$OLD/undone/$n"
     fi
-    if [ "$2" = there ]; then mv "$OLD/$n" "$target"; fi
+    if [ "$was" != nothing ]; then mv "$OLD/$n" "$target"; fi
 }
 
 gone_back() { rm -f "$OLD/.begun-$1"; }
