@@ -25,6 +25,8 @@ CALLS = (
 """What changes a disk, and what orders the changes. syncfs besides: it has no path."""
 STRACE = ("strace", "-f", "-qq", "--seccomp-bpf")
 """A process is stopped at the calls that are traced and at no others: what is injected has to be traced too."""
+TRIED = "tried"
+SCRATCH = f"/{TRIED}/{invariants.SCRATCH}/"
 KILL = "signal=SIGKILL"
 FULL = ("write", "pwrite64", "mkdir", "mkdirat", "openat", "fsync", "syncfs", "rename", "renameat", "link", "linkat")
 ERRORS = {
@@ -169,7 +171,7 @@ class Sweep:
 
     @property
     def _place(self) -> Path:
-        return self.folder / "tried"
+        return self.folder / TRIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +249,12 @@ def thinned(points: Sequence[Point], count: int) -> list[Point]:
 def of_each_kind(points: Sequence[Point]) -> list[Point]:
     """Of every call, the one in the middle is killed, and fails: with another error from call to call.
 
-    A write of the answer only where nothing else is written.
+    What is only said, and Python's own look at TMPDIR, only where there is nothing else.
     """
     chosen: list[Point] = []
     for turn, call in enumerate(dict.fromkeys(point.call for point in points)):
         of_it = [point for point in points if point.call == call]
-        here = [point for point in of_it if "/" in point.what] or of_it
+        here = [point for point in of_it if "/" in point.what and SCRATCH not in point.what] or of_it
         errors = list(dict.fromkeys(point.fault for point in here if point.fault != KILL))
         for fault in (KILL, *errors[turn % len(errors) :][:1]) if errors else (KILL,):
             some = [point for point in here if point.fault == fault]
