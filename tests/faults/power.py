@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults import invariants
 from tests.faults.disk import SIZE, clone, make, mounted
+from tests.faults.invariants import Looked, changed, live, look
 from tests.faults.trials import PROJECT, Finding, Tool, Trial
 
 WITHOUT_FLUSH = "from docmind_backup import durable as d; d.Flusher.flush = lambda *_: None; "
@@ -54,6 +56,7 @@ class Bed:
         image = self.host / f"{trial.name}-{self.kind}.img"
         make(image, self.kind, SIZE[self.kind])
         with self._tool(image) as tool:
+            invariants.surroundings(tool.project.parent)
             trial.prepare(tool)
         return image
 
@@ -62,10 +65,12 @@ class Bed:
         chance = random.Random(seed)
         disk = clone(base, self.host / "disk.img")
         with self._tool(disk, self.broken) as tool:
-            taken = self._taken(tool.argv(trial.command), disk, chance, cuts)
+            old = look(tool.project.parent, PROJECT)
+            taken = self._taken(tool, trial, disk, chance, cuts)
+            new = look(tool.project.parent, PROJECT)
         disk.unlink()
         for one in taken:
-            problem = self._problem(trial, one)
+            problem = self._problem(trial, one, old, new)
             one.image.unlink()
             if problem:
                 yield Finding(trial.name, f"power cut on {self.kind}, seed {seed}", one.moment, problem)
@@ -74,19 +79,23 @@ class Bed:
         """Run it as far as one of MOMENTS and cut there."""
         disk = clone(base, self.host / "disk.img")
         with self._tool(disk, MOMENTS[moment].format(end=END)) as tool:
-            done = subprocess.run(tool.argv(trial.command), capture_output=True, text=True, check=False)
+            old = look(tool.project.parent, PROJECT)
+            argv, env = tool.argv(trial.command), invariants.environment(tool.project.parent)
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
             cut = Cut(clone(disk, self.host / "cut.img"), moment)
         disk.unlink()
-        problem = self._problem(trial, cut) if done.returncode == 9 else f"exit {done.returncode}: {done.stderr}"
+        at_9 = done.returncode == 9
+        problem = self._problem(trial, cut, old, old) if at_9 else f"exit {done.returncode}: {done.stderr}"
         cut.image.unlink()
         if problem:
             yield Finding(trial.name, f"power cut on {self.kind}", moment, problem)
 
-    def _taken(self, argv: list[str], disk: Path, chance: random.Random, cuts: int) -> list[Cut]:
+    def _taken(self, tool: Tool, trial: Trial, disk: Path, chance: random.Random, cuts: int) -> list[Cut]:
         """The instants crowd where the writing is: a run begins with half a second of importing."""
         taken: list[Cut] = []
+        argv, env = tool.argv(trial.command), invariants.environment(tool.project.parent)
         began = time.monotonic()
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
         for _ in range(cuts):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(chance.expovariate(8) + 0.02)
@@ -99,10 +108,17 @@ class Bed:
         assert process.returncode == 0, said
         return [*taken, Cut(last, "right after exit 0", ended=True)]
 
-    def _problem(self, trial: Trial, cut: Cut) -> str:
+    def _problem(self, trial: Trial, cut: Cut, old: Looked, new: Looked) -> str:
+        """What is not ours is as it was, before the next run too; of a restore old or new, after its ways out."""
         try:
             with self._tool(cut.image) as tool:
-                return trial.check(tool, cut.ended)
+                place = tool.project.parent
+                if not trial.replaces and (problem := changed(old, look(place, PROJECT))):
+                    return problem
+                if (problem := trial.check(tool, cut.ended)) or not trial.replaces:
+                    return problem
+                old, new, now = (live(looked, PROJECT) for looked in (old, new, look(place, PROJECT)))
+                return "" if now in (old, new) else f"old: {changed(old, now)}; new: {changed(new, now)}"
         except (AssertionError, OSError, ValueError) as error:
             return str(error)
 

@@ -19,7 +19,7 @@ from docmind_backup.sample import build_sample
 PROJECT = "docmind"
 QDRANT = "qdrant-embedded"
 
-TOOL = "from docmind_backup.cli import main; import sys; "
+TOOL = "from docmind_backup.cli import console; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Trial:
     """Part of a path: with the first call that names it the writing begins."""
     check: Callable[[Tool, bool], str]
     """What is wrong; empty when nothing is. The flag: it had ended with exit 0."""
+    before: tuple[str, ...] = ()
+    """A command that every copy of what there is begins with: what a copy of its outcome would not be."""
+    replaces: bool = False
+    """It puts old or new in place of what is not ours; the others leave it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Tool:
 
     def argv(self, words: tuple[str, ...]) -> list[str]:
         """A process from its very start, as users have it."""
-        code = f"{TOOL}{self.broken}sys.exit(main(sys.argv[1:]))"
+        code = f"{TOOL}{self.broken}console()"
         return [sys.executable, "-c", code, *self._words(words)]
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -68,8 +72,12 @@ class Tool:
         return ("--qdrant-path", str(self.project / "data" / QDRANT)) if takes else ()
 
     @property
+    def root(self) -> Path:
+        return self.project / "data" / "backups"
+
+    @property
     def backups(self) -> list[str]:
-        return sorted(path.name for path in (self.project / "data" / "backups").glob("*backup_*"))
+        return sorted(path.name for path in self.root.glob("*backup_*"))
 
     def must(self, *words: str) -> str:
         done = self(*words)
@@ -85,14 +93,16 @@ def _sound(tool: Tool) -> str:
     listed = json.loads(tool.must("list", "--json"))
     if odd := [item for item in listed if item["kind"] not in ("backup", "unfinished")]:
         return f"listed: {odd}"
+    dead = {path.name for path in tool.root.glob(".staging-*")}
+    if dead != (named := {Path(item["directory"]).name for item in listed if item["kind"] == "unfinished"}):
+        return f"unfinished: {dead}, and listed are {named}"
     done = tool("verify", "--all", "--quiet")
     return "" if done.returncode == 0 else f"verify: exit {done.returncode}: {done.stdout}{done.stderr}"
 
 
 def _left(tool: Tool) -> list[str]:
     """What the next run should have removed: staging, trash, half-written notes."""
-    root = tool.project / "data" / "backups"
-    found = (*root.glob(".staging-*"), *root.glob(".trash/*"), *(tool.project / "data").rglob(".*.tmp"))
+    found = (*tool.root.glob(".staging-*"), *tool.root.glob(".trash/*"), *(tool.project / "data").rglob(".*.tmp"))
     return [str(path.relative_to(tool.project)) for path in found]
 
 
@@ -127,6 +137,12 @@ def _one_backup(tool: Tool) -> None:
     tool.must("create")
     for number in range(12):
         (tool.project / "data" / "uploads" / f"new-{number}.bin").write_bytes(random.Random(number).randbytes(700_000))
+
+
+def _nothing_yet(tool: Tool) -> None:
+    """Files are shared with a backup that was made where it lies: a copy of one has other inodes."""
+    build_sample(tool.project, documents=3)
+    tool.root.mkdir(mode=0o700)
 
 
 def _four_backups(tool: Tool) -> None:
@@ -216,10 +232,18 @@ def _verify_held(tool: Tool, ended: bool) -> str:
 
 
 TRIALS = (
-    Trial("create", _one_backup, ("create", "--no-prune"), ".staging-", _create_held),
-    Trial("prune", _four_backups, ("prune", "--keep-last", "1"), ".trash", _prune_held),
-    Trial("restore", _changed_since_a_backup, ("restore", "latest", "--yes"), ".docmind-restore", _restore_held),
-    Trial("verify", _a_held_backup, ("verify", "--all"), ".state", _verify_held),
+    Trial("create", _one_backup, ("create", "--no-prune", "--json"), ".staging-", _create_held),
+    Trial("prune", _four_backups, ("prune", "--keep-last", "1", "--json"), ".trash", _prune_held),
+    Trial(
+        "restore",
+        _changed_since_a_backup,
+        ("restore", "latest", "--yes", "--json"),
+        ".docmind-restore",
+        _restore_held,
+        replaces=True,
+    ),
+    Trial("verify", _a_held_backup, ("verify", "--all", "--json"), ".state", _verify_held),
     Trial("hold", _a_held_backup, ("hold", "latest", "--reason", AFTER), ".backup.lock", _hold_held),
     Trial("release", _a_held_backup, ("release", "latest"), ".state", _release_held),
+    Trial("share", _nothing_yet, ("create", "--no-prune", "--json"), ".staging-", _create_held, before=("create",)),
 )
