@@ -49,7 +49,7 @@ def missing() -> str:
     return "" if probe.returncode == 0 else "strace may not trace here"
 
 
-def injecting(call: str, fault: str, log: Path = Path("/dev/null"), at: Path | None = None) -> list[str]:
+def injecting(call: str, fault: str, *, log: Path = Path("/dev/null"), at: Path | None = None) -> list[str]:
     """What stands before a command for `fault` to happen at `call`; only for a file `at` that path, where one is given.
 
     With a filter strace injects errors and, as of 6.1, no signals.
@@ -134,7 +134,7 @@ class Sweep:
         with self._fresh(base.place) as tool:
             at = self._place / point.at if point.at else None
             told = len(invariants.events(tool.root))
-            done = self._run(tool, injecting(point.call, point.when, log, at))
+            done = self._run(tool, injecting(point.call, point.when, log=log, at=at))
             hit = tuple(_injected(log.read_text(errors="replace").splitlines()))
             events = tuple(invariants.events(tool.root)[told:])
             ended = Ended(done.returncode, done.stdout, done.stderr, events, point.fault.rpartition("=")[2], hit)
