@@ -75,7 +75,7 @@ def ready(opened: Opened, on_event: OnEvent) -> tuple[Backup, Papers]:
     """
     backup = opened.backup
     if opened.foreign is None:
-        return backup, lambda folder: _put_record(folder, (backup.directory / fmt.RECORD).read_bytes())
+        return backup, lambda folder: _put_record(folder, read_limited(backup.directory / fmt.RECORD))
     measured = dict(_measure(opened, opened.foreign, on_event))
     record, lines = restorable.described(opened.foreign, backup.record, measured)
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from docmind_backup import plain
 from docmind_backup.catalog import reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, FileEntry, Stored
@@ -195,7 +196,7 @@ class Sharing:
     def _clone(self, path: str, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
         """None where the file system cannot; then it is not asked again."""
         try:
-            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return None
         try:
@@ -321,7 +322,7 @@ def _files(lines: Iterable[list[bytes]]) -> Iterator[Held]:
 
 def _segment(inventory: Path, offset: int, length: int) -> Iterator[list[bytes]]:
     """The lines of a part of an inventory, some at a time."""
-    with inventory.open("rb") as lines:
+    with plain.opened(inventory) as lines:
         lines.seek(offset)
         end = offset + length
         while (left := end - lines.tell()) > 0 and (block := lines.read(min(left, LINES))):
@@ -338,5 +339,5 @@ def _between(inventory: Path, segments: list[tuple[int, int]]) -> Iterator[list[
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with plain.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
