@@ -419,8 +419,11 @@ class Catalog:
 
 
 def next_sequence(backups: Iterable[Backup]) -> int:
-    """One more than any of a catalog's backups has: orders them whatever the clock does."""
-    return 1 + max((backup.record.sequence for backup in backups), default=0)
+    """One more than any of a catalog's backups has: orders them whatever the clock does.
+
+    After the last number, which only a forged one has, the time of their making does.
+    """
+    return min(fmt.MOST, 1 + max((backup.record.sequence for backup in backups), default=0))
 
 
 @contextmanager
@@ -494,15 +497,15 @@ def _directory(path: Path, text: str) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _newest_first(item: Item) -> tuple[int, float, str]:
-    """Ours by sequence, then DocMind's own by time, then what cannot be used."""
+def _newest_first(item: Item) -> tuple[int, float, float, str]:
+    """Ours by sequence and by time, then DocMind's own by time, then what cannot be used."""
     match item:
         case Backup():
-            return 0, -item.record.sequence, item.id
+            return 0, -item.record.sequence, -item.record.started_at.timestamp(), item.id
         case ForeignBackup():
-            return 1, -(item.created_at.timestamp() if item.created_at else 0), item.directory.name
+            return 1, -(item.created_at.timestamp() if item.created_at else 0), 0, item.directory.name
         case _:
-            return 2, 0, item.directory.name
+            return 2, 0, 0, item.directory.name
 
 
 def _foreign(directory: Path) -> Item:
@@ -511,9 +514,9 @@ def _foreign(directory: Path) -> Item:
         data = json.loads(read_limited(directory / fmt.MANIFEST))
         if data.get("backup", {}).get("tool") == fmt.TOOL:
             return BrokenBackup(directory, f"{fmt.RECORD} is missing")
-        created = datetime.fromisoformat(str(data["created_at"]))
-        complete = data.get("complete") is True
-        return ForeignBackup(directory, created if created.tzinfo else None, complete, int(data["bytes_written"]))
+        created = fmt.moment(str(data["created_at"]))
+        size, complete = fmt.count(int(data["bytes_written"])), data.get("complete") is True
+        return ForeignBackup(directory, created if created.tzinfo else None, complete, size)
     except FileNotFoundError:
         return BrokenBackup(directory, f"neither {fmt.RECORD} nor {fmt.MANIFEST}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

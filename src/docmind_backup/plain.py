@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
     """The regular file at `path`, whatever was put in its place. Raises OSError; EINVAL where it is none."""
     fd = descriptor(path, os.O_RDONLY)
     try:
