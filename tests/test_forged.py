@@ -116,6 +116,16 @@ def test_a_line_with_a_time_that_no_file_has_is_damage_to_a_restore(forged: Forg
     assert (result.code, "Traceback" in result.err) == (4, False)
 
 
+def test_a_name_longer_than_any_is_said_to_be(forged: Forged) -> None:
+    long = fmt.json_line({"path": "9" * 5000, "type": "directory", "mtime_ns": 0, "mode": "0700"})
+    overwrite(forged.backup / fmt.INVENTORY, (forged.backup / fmt.INVENTORY).read_bytes() + long)
+    reseal(forged.backup)
+
+    result = forged("verify", forged.backup)
+
+    assert (result.code, "File name too long" in result.out) == (5, True)
+
+
 def halves(document: Document) -> None:
     """Half a character in every text that is only shown."""
     half = "\ud800"
