@@ -50,6 +50,7 @@ class Briefs:
         body = json.dumps(self._seen, separators=(",", ":")).encode()
         folder = self._path.parent
         with contextlib.suppress(OSError):
+            durable.refuse_links(folder)
             if folder.parent.stat().st_uid == os.geteuid():
                 folder.mkdir(mode=0o700, exist_ok=True)
                 durable.replace(self._path, _digest(body) + b"\n" + body)

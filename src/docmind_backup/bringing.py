@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from docmind_backup import plain
 from docmind_backup.copying import BUFFER, SMALL, Copier, SourceError, open_source, reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.journal import Piece
@@ -87,7 +88,7 @@ def entries(
     """(path below the piece's root, entry), from the inventory's lines; DamageFound when one is missing or not its."""
     first, length = piece.lines
     try:
-        with inventory.open("rb") as lines:
+        with plain.opened(inventory) as lines:
             lines.seek(first)
             while length > 0:
                 line = lines.readline(fmt.LINE_LIMIT)

@@ -29,6 +29,8 @@ STAGING = ".staging-"
 TRASH = ".trash"
 STATE = ".state"
 BRIEFS = "briefs.json"
+KINDS = ("seals", "holds", "servers", "scratch")
+"""The folders in it."""
 EVENTS = "events.jsonl"
 NAME = re.compile(r"\A(?P<lacking>incomplete-)?backup_(?P<id>\d{8}_\d{6}(?:_[0-9a-f]{12})?)\Z")
 NO_LOCKS = "without locks two runs would harm each other: keep the backups on a file system that has them (flock)"
@@ -63,14 +65,19 @@ class Catalog:
         self.root = root
 
     @property
+    def state(self) -> Path:
+        """What is remembered beside the backups."""
+        return self.root / STATE
+
+    @property
     def servers(self) -> Path:
         """Notes about what was begun on servers."""
-        return self.root / STATE / "servers"
+        return self.state / "servers"
 
     @property
     def scratch_collections(self) -> Path:
         """Notes about collections that rehearsals made on servers."""
-        return self.root / STATE / "scratch"
+        return self.state / "scratch"
 
     # -- reading
 
@@ -90,8 +97,9 @@ class Catalog:
         return tuple(sorted(found, key=_newest_first)) + tuple(dead)
 
     def _briefs(self) -> Briefs:
-        path = self.root / STATE / BRIEFS
+        path = self.state / BRIEFS
         try:
+            durable.refuse_links(self.state)
             return Briefs(path, read_limited(path))
         except (OSError, ValueError):
             return Briefs(path, b"")
@@ -177,13 +185,18 @@ class Catalog:
     # -- what is remembered beside the backups
 
     def _state(self, kind: str, directory: Path) -> Path:
-        """By the directory's name, not the record's id: a copied backup has the same record and its own fate."""
-        return self.root / STATE / kind / _state_name(directory)
+        """By the directory's name, not the record's id: a copied backup has the same record and its own fate.
+
+        Raises OSError where a link would lead elsewhere.
+        """
+        durable.refuse_links(self.state, self.state / kind)
+        return self.state / kind / _state_name(directory)
 
     def _remembered(self, kind: str) -> frozenset[str] | None:
         """The names there; None when they cannot be told, and each has to be tried."""
         try:
-            return frozenset(os.listdir(self.root / STATE / kind))
+            durable.refuse_links(self.state, self.state / kind)
+            return frozenset(os.listdir(self.state / kind))
         except FileNotFoundError:
             return frozenset()
         except OSError:
@@ -225,16 +238,16 @@ class Catalog:
 
     def hold(self, backup: Backup, reason: str) -> None:
         """Keep `backup` until it is released, whatever the retention rules say."""
-        path = self._state("holds", backup.directory)
-        with durable.destination_errors(path):
+        with durable.destination_errors(self.state):
+            path = self._state("holds", backup.directory)
             _private(path.parent.parent)
             _private(path.parent)
             durable.replace(path, (json.dumps({"reason": reason}) + "\n").encode())
 
     def release(self, backup: Backup) -> bool:
         """Undo `hold`; False when it was not held."""
-        path = self._state("holds", backup.directory)
-        with durable.destination_errors(path):
+        with durable.destination_errors(self.state):
+            path = self._state("holds", backup.directory)
             existed = path.exists()
             path.unlink(missing_ok=True)
             if existed:
@@ -246,9 +259,10 @@ class Catalog:
     @contextmanager
     def lock(self, wait_s: float = 0) -> Iterator[None]:
         """Be the only writer. Raises Locked, naming the holder, after `wait_s` seconds."""
+        self._refuse_links()
         with durable.destination_errors(self.root):
             _private(self.root)
-            _private(self.root / STATE)
+            _private(self.state)
         deadline = time.monotonic() + wait_s
         fd = self._locked(deadline)
         try:
@@ -267,6 +281,15 @@ class Catalog:
                 os.ftruncate(fd, 0)
             os.close(folder)
             os.close(fd)
+
+    def _refuse_links(self) -> None:
+        """Who writes believes holds and notes, and puts files beside them: not where somebody else's may lie."""
+        for folder in (self.state, *(self.state / kind for kind in KINDS)):
+            if folder.is_symlink():
+                raise BackupError(
+                    f"{folder} is {durable.A_LINK}: it would lead out of the backups' root",
+                    hint="put the folder that it leads to in its place, or remove it, and forget what was held there",
+                )
 
     def _locked(self, deadline: float) -> int:
         path = self.root / LOCK
@@ -342,10 +365,10 @@ class Catalog:
         return tuple(path for path in dead if _removed(path))
 
     def _clear_state(self) -> None:
-        state = self.root / STATE
-        durable.clear_abandoned(state)
         with contextlib.suppress(OSError):
-            for folder in os.scandir(state):
+            durable.refuse_links(self.state)
+            durable.clear_abandoned(self.state)
+            for folder in os.scandir(self.state):
                 if folder.is_dir(follow_symlinks=False):
                     durable.clear_abandoned(Path(folder.path))
 
@@ -386,6 +409,7 @@ class Catalog:
     def _grave(self, name: str) -> Path:
         """In the trash; on a disk without a block for that folder, beside it under a name that the next run cleans."""
         try:
+            durable.refuse_links(self.root / TRASH)
             _private(self.root / TRASH)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -395,8 +419,11 @@ class Catalog:
 
 
 def next_sequence(backups: Iterable[Backup]) -> int:
-    """One more than any of a catalog's backups has: orders them whatever the clock does."""
-    return 1 + max((backup.record.sequence for backup in backups), default=0)
+    """One more than any of a catalog's backups has: orders them whatever the clock does.
+
+    After the last number, which only a forged one has, the time of their making does.
+    """
+    return min(fmt.MOST, 1 + max((backup.record.sequence for backup in backups), default=0))
 
 
 @contextmanager
@@ -470,15 +497,15 @@ def _directory(path: Path, text: str) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _newest_first(item: Item) -> tuple[int, float, str]:
-    """Ours by sequence, then DocMind's own by time, then what cannot be used."""
+def _newest_first(item: Item) -> tuple[int, float, float, str]:
+    """Ours by sequence and by time, then DocMind's own by time, then what cannot be used."""
     match item:
         case Backup():
-            return 0, -item.record.sequence, item.id
+            return 0, -item.record.sequence, -item.record.started_at.timestamp(), item.id
         case ForeignBackup():
-            return 1, -(item.created_at.timestamp() if item.created_at else 0), item.directory.name
+            return 1, -(item.created_at.timestamp() if item.created_at else 0), 0, item.directory.name
         case _:
-            return 2, 0, item.directory.name
+            return 2, 0, 0, item.directory.name
 
 
 def _foreign(directory: Path) -> Item:
@@ -487,9 +514,9 @@ def _foreign(directory: Path) -> Item:
         data = json.loads(read_limited(directory / fmt.MANIFEST))
         if data.get("backup", {}).get("tool") == fmt.TOOL:
             return BrokenBackup(directory, f"{fmt.RECORD} is missing")
-        created = datetime.fromisoformat(str(data["created_at"]))
-        complete = data.get("complete") is True
-        return ForeignBackup(directory, created if created.tzinfo else None, complete, int(data["bytes_written"]))
+        created = fmt.moment(str(data["created_at"]))
+        size, complete = fmt.count(int(data["bytes_written"])), data.get("complete") is True
+        return ForeignBackup(directory, created if created.tzinfo else None, complete, size)
     except FileNotFoundError:
         return BrokenBackup(directory, f"neither {fmt.RECORD} nor {fmt.MANIFEST}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

@@ -14,6 +14,8 @@ from pathlib import Path
 from docmind_backup.errors import BackupError, NoSpace
 from docmind_backup.reach import lstat, near, walk
 
+A_LINK = "a link, not a folder"
+
 
 class Flusher:
     """Flushes everything written to one file system since this was made.
@@ -74,6 +76,22 @@ def private_folders(folder: Path, *, below: Path) -> None:
 def _make(folders: list[Path]) -> None:
     for each in reversed(folders):
         each.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_links(*folders: Path) -> None:
+    """Raises OSError (ENOTDIR) for the first that is a link: what lies behind it is somebody else's."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise OSError(errno.ENOTDIR, A_LINK, str(folder))
+
+
+def notes_in(folder: Path) -> list[Path]:
+    """Its `*.json`, sorted; none where a link leads to it."""
+    try:
+        refuse_links(folder.parent, folder)
+    except OSError:
+        return []
+    return sorted(folder.glob("*.json"))
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o400) -> None:

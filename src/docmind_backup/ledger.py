@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from docmind_backup import durable
+from docmind_backup.catalog import read_limited
 from docmind_backup.core.qdrant_rest import delete_command, named_at, same_address
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.errors import QdrantError, QdrantUnreachable
@@ -85,6 +86,7 @@ class Ledger:
 
     def write(self, begun: Begun) -> None:
         """On the disk when this returns."""
+        durable.refuse_links(self._folder.parent, self._folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.replace(self._path(begun), (json.dumps(asdict(begun), sort_keys=True) + "\n").encode())
 
@@ -112,9 +114,9 @@ class Ledger:
 
     def _read(self) -> Iterator[tuple[Path, Begun]]:
         known = {field.name for field in fields(Begun)}
-        for path in sorted(self._folder.glob("*.json")):
+        for path in durable.notes_in(self._folder):
             try:
-                data = {name: value for name, value in json.loads(path.read_bytes()).items() if name in known}
+                data = {name: value for name, value in json.loads(read_limited(path)).items() if name in known}
                 data["before"] = tuple((str(name), str(checksum)) for name, checksum in data["before"])
                 datetime.fromisoformat(data["asked_at"])
                 begun = Begun(**data)

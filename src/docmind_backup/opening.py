@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from docmind_backup import durable, foreign
+from docmind_backup import durable, foreign, plain
 from docmind_backup.catalog import read_limited
 from docmind_backup.copying import Copier, SourceError, open_source
 from docmind_backup.core import format as fmt
@@ -77,7 +77,7 @@ def ready(opened: Opened, on_event: OnEvent) -> tuple[Backup, Papers]:
     backup = opened.backup
     if opened.foreign is None:
         check_inventory(backup)
-        return backup, lambda folder: _put_record(folder, (backup.directory / fmt.RECORD).read_bytes())
+        return backup, lambda folder: _put_record(folder, read_limited(backup.directory / fmt.RECORD))
     measured = dict(_measure(opened, opened.foreign, on_event))
     record, lines = restorable.described(opened.foreign, backup.record, measured)
 
@@ -92,14 +92,8 @@ def check_inventory(backup: Backup) -> None:
     """DamageFound unless it is the one that the record describes: what lacks a line in it would be left out unsaid."""
     path = backup.directory / fmt.INVENTORY
     try:
-        fd = open_source(path)
-        try:
-            sha256, _ = Copier(lambda _: None).hash(fd, lambda _: None)
-        finally:
-            os.close(fd)
-        problem = "" if sha256 == backup.record.digests.get(fmt.INVENTORY) else "it is not the one that was recorded"
-    except SourceError as miss:
-        problem = miss.detail
+        right = plain.sha256(path) == backup.record.digests.get(fmt.INVENTORY)
+        problem = "" if right else "it is not the one that the record describes"
     except OSError as error:
         problem = error.strerror or "it cannot be read"
     if problem:

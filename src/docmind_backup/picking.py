@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from docmind_backup import durable
+from docmind_backup import durable, plain
 from docmind_backup.bringing import stored_at
 from docmind_backup.catalog import reading
 from docmind_backup.copying import Copier, SourceError
@@ -72,7 +72,7 @@ def _would(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damage
 def _entries(backup: Backup) -> Iterator[Entry]:
     check_inventory(backup)
     try:
-        with (backup.directory / fmt.INVENTORY).open("rb") as lines:
+        with plain.opened(backup.directory / fmt.INVENTORY) as lines:
             while line := lines.readline(fmt.LINE_LIMIT):
                 yield fmt.read_entry(line)
     except ValueError as error:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from docmind_backup import deep
+from docmind_backup import deep, plain
 from docmind_backup.catalog import read_limited
 from docmind_backup.core import docmind
 from docmind_backup.core import format as fmt
@@ -65,7 +65,7 @@ def deepen_foreign(found: Verification, foreign: Foreign, *, on_event: OnEvent =
 
 def _uploads(directory: Path) -> Iterator[FileEntry]:
     """By the inventory, of which only their lines are parsed."""
-    with (directory / fmt.INVENTORY).open("rb") as lines:
+    with plain.opened(directory / fmt.INVENTORY) as lines:
         while line := lines.readline(fmt.LINE_LIMIT):
             if UPLOADS.encode() in line:
                 entry = fmt.read_entry(line)

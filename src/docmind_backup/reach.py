@@ -36,7 +36,9 @@ class near:  # noqa: N801 - reads as a preposition; a generator would cost a mic
     def _go_down(self, path: bytes) -> None:
         try:
             while len(path) > MOST:
-                cut = path.rfind(b"/", 1, MOST) + 1 or path.index(b"/", 1) + 1
+                cut = path.rfind(b"/", 1, MOST) + 1 or path.find(b"/", 1) + 1
+                if not cut:  # one name, that no file system takes: whoever opens it is told so
+                    break
                 above, self._folder = self._folder, os.open(path[:cut], _PASSED, dir_fd=self._folder)
                 if above is not None:
                     os.close(above)

@@ -733,7 +733,7 @@ def _collections(record: Record) -> Table:
         low, high = taken.points_min, taken.points_max
         table.add_row(
             Text(printable(taken.name)),
-            taken.role or "-",
+            printable(taken.role) or "-",
             f"{low:,}" if low == high else f"{low:,}-{high:,}",
             size(taken.size),
             Text(", ".join(taken.state.aliases) or "-"),

@@ -597,7 +597,7 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
 
 def _papers(backup: Backup | None, journal: Journal) -> Papers:
     """Another tool's backup was described in the run's folder before anything of it was copied."""
-    if backup is None or journal.inventory:
+    if backup is None or journal.inventory or journal.phase is not Phase.STAGING or not backup.directory.is_dir():
         return put_nothing
     return ready(Opened(backup), ignore)[1]
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from docmind_backup import durable, uploads
-from docmind_backup.catalog import same_file
+from docmind_backup import durable, plain, uploads
+from docmind_backup.catalog import read_limited, same_file
 from docmind_backup.core.qdrant_rest import same_address
 from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import QdrantError, QdrantUnreachable
@@ -107,8 +107,8 @@ def _cleaned(path: Path, note: Note, server: RestoreTarget) -> bool:
         raise
     except QdrantError:
         return False
-    with suppress(OSError):
-        if late or path.read_bytes().endswith(b"\n" + ANSWERED):
+    with suppress(OSError, ValueError):
+        if late or read_limited(path).endswith(b"\n" + ANSWERED):
             path.unlink()
     return there
 
@@ -119,16 +119,16 @@ def noted(folder: Path) -> tuple[tuple[Path, Note, bool], ...]:
 
 
 def _noted(folder: Path) -> Iterator[tuple[Path, Note, bool]]:
-    for path in sorted(folder.glob("*.json")):
+    for path in durable.notes_in(folder):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = plain.descriptor(path, os.O_RDONLY)
         except OSError:
             continue
         try:
             held = _is_held(fd)
-            if note := _parsed(path.read_bytes().partition(b"\n")[0]):
+            if note := _parsed(_line(path)):
                 yield path, note, held
-        except OSError:
+        except (OSError, ValueError):
             continue
         finally:
             os.close(fd)
@@ -149,6 +149,7 @@ def _is_held(fd: int) -> bool:
 
 def _written(path: Path, note: Note) -> int:
     """On the disk, and locked by the descriptor that is given, when this returns."""
+    durable.refuse_links(path.parent.parent, path.parent)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -170,16 +171,16 @@ def _written(path: Path, note: Note) -> int:
 
 def _dead(folder: Path) -> Iterator[tuple[Path, Note]]:
     """Notes that no living process holds, each held while it is looked at; what is no note is passed over."""
-    for path in sorted(folder.glob("*.json")):
+    for path in durable.notes_in(folder):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = plain.descriptor(path, os.O_RDWR)
         except OSError:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if same_file(fd, path) and (note := _read(path)):
                 yield path, note
-        except OSError:
+        except (OSError, ValueError):
             continue
         finally:
             os.close(fd)
@@ -187,10 +188,15 @@ def _dead(folder: Path) -> Iterator[tuple[Path, Note]]:
 
 def _read(path: Path) -> Note | None:
     """An empty one is of a run that was killed before it did anything."""
-    line = path.read_bytes().partition(b"\n")[0]
+    line = _line(path)
     if not line:
         path.unlink()
     return _parsed(line)
+
+
+def _line(path: Path) -> bytes:
+    """The first one. Raises OSError, and ValueError for what is no file or far too large."""
+    return read_limited(path).partition(b"\n")[0]
 
 
 def _parsed(line: bytes) -> Note | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from docmind_backup import plain
 from docmind_backup.catalog import reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, Entry, SourceRecord
@@ -38,7 +38,10 @@ def _lines(backup: Backup, target: Target, plan: RestorePlan) -> Iterator[str]:
     inventory = backup.directory / fmt.INVENTORY
     with reading(backup.directory):
         try:
-            if _sha256(inventory) != backup.record.digests.get(fmt.INVENTORY) or fmt.SUMS not in backup.record.digests:
+            if (
+                plain.sha256(inventory) != backup.record.digests.get(fmt.INVENTORY)
+                or fmt.SUMS not in backup.record.digests
+            ):
                 raise ValueError("it is not the one that the record describes")
             yield from script(backup, target, plan, lambda source: _entries(inventory, source))
         except (ValueError, OSError) as error:
@@ -47,15 +50,10 @@ def _lines(backup: Backup, target: Target, plan: RestorePlan) -> Iterator[str]:
             ) from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _entries(inventory: Path, source: SourceRecord) -> Iterator[Entry]:
     """Those of one source; each call reads them again."""
     offset, length = source.lines
-    with inventory.open("rb") as lines:
+    with plain.opened(inventory) as lines:
         lines.seek(offset)
         while lines.tell() < offset + length and (line := lines.readline(fmt.LINE_LIMIT)):
             yield fmt.read_entry(line)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from docmind_backup import plain
 from docmind_backup.catalog import reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, FileEntry, Stored
@@ -133,7 +133,7 @@ class Sharing:
 
     def _opened_now(self, backup: Backup) -> _Earlier:
         inventory = backup.directory / fmt.INVENTORY
-        if _sha256(inventory) != backup.record.digests.get(fmt.INVENTORY):
+        if plain.sha256(inventory) != backup.record.digests.get(fmt.INVENTORY):
             raise OSError(errno.EIO, f"its {fmt.INVENTORY} is damaged; `docmind-backup verify {backup.id}`")
         self._stack.enter_context(reading(backup.directory))
         opened = _Earlier(backup)
@@ -195,7 +195,7 @@ class Sharing:
     def _clone(self, path: str, folder: int, into: int, name: str, mtime_ns: int) -> Stored | None:
         """None where the file system cannot; then it is not asked again."""
         try:
-            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return None
         try:
@@ -321,7 +321,7 @@ def _files(lines: Iterable[list[bytes]]) -> Iterator[Held]:
 
 def _segment(inventory: Path, offset: int, length: int) -> Iterator[list[bytes]]:
     """The lines of a part of an inventory, some at a time."""
-    with inventory.open("rb") as lines:
+    with plain.opened(inventory) as lines:
         lines.seek(offset)
         end = offset + length
         while (left := end - lines.tell()) > 0 and (block := lines.read(min(left, LINES))):
@@ -335,8 +335,3 @@ def _between(inventory: Path, segments: list[tuple[int, int]]) -> Iterator[list[
     for offset, length in sorted((*segments, (size, 0))):
         yield from _segment(inventory, end, offset - end)
         end = offset + length
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from docmind_backup import snapshot_tar
+from docmind_backup import plain, snapshot_tar
 from docmind_backup.catalog import read_limited, reading
 from docmind_backup.copying import Copier
 from docmind_backup.core import format as fmt
@@ -122,7 +122,7 @@ def fingerprint(directory: Path) -> str:
     seen = Fingerprint()
     try:
         _add_own(seen, directory)
-        with (directory / fmt.INVENTORY).open("rb") as lines:
+        with plain.opened(directory / fmt.INVENTORY) as lines:
             while line := lines.readline(fmt.LINE_LIMIT):
                 if found := fmt.file_fields(line):
                     path = fmt.contained(found[0])
@@ -286,7 +286,7 @@ class _Check:
             return
         read = fmt.read_entry if trusted == fmt.INVENTORY else _sums_entry
         try:
-            with (self._directory / trusted).open("rb") as lines:
+            with plain.opened(self._directory / trusted) as lines:
                 while line := lines.readline(fmt.LINE_LIMIT):
                     entry = read(line)
                     if _key(entry.path) not in self._expected:
@@ -463,7 +463,7 @@ def _large(directory: Path, trusted: str) -> Iterator[tuple[int, str]]:
         return
     with (
         suppress(ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError),
-        (directory / trusted).open("rb") as lines,
+        plain.opened(directory / trusted) as lines,
     ):
         while line := lines.readline(fmt.LINE_LIMIT):
             found = fmt.file_fields(line)

@@ -203,7 +203,8 @@ def test_this_version_still_writes_format_1_byte_for_byte() -> None:
 
 # -- round trips ---------------------------------------------------------------------------------
 
-counts = st.integers(0, 2**63)
+counts = st.integers(0, 2**63 - 1)
+owners = st.integers(0, 2**32 - 1)
 times_ns = st.integers(-(2**63), 2**63)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 names = (
@@ -230,13 +231,13 @@ entries: st.SearchStrategy[Entry] = st.one_of(
         sha256=digests,
         mtime_ns=times_ns,
         mode=st.integers(0, 0o7777),
-        uid=counts,
-        gid=counts,
+        uid=owners,
+        gid=owners,
         origin=st.none() | origins,
         stored=st.none() | st.builds(Stored, counts, times_ns),
     ),
-    st.builds(LinkEntry, paths, names, times_ns, counts, counts),
-    st.builds(DirEntry, paths, times_ns, st.integers(0, 0o7777), counts, counts),
+    st.builds(LinkEntry, paths, names, times_ns, owners, owners),
+    st.builds(DirEntry, paths, times_ns, st.integers(0, 0o7777), owners, owners),
 )
 
 
@@ -356,6 +357,13 @@ proofs = st.builds(
     proved_by=ids,
     accepted=st.booleans(),
 )
+index_snapshots = st.builds(
+    lambda more, name, active, named: {**more, "name": name, "active": active, "collections": named},
+    documents,
+    names,
+    st.booleans(),
+    st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=2),
+)
 records = st.builds(
     Record,
     id=ids,
@@ -379,11 +387,11 @@ records = st.builds(
         st.builds(Omission, parts, texts, st.sampled_from(list(Reason)), texts, st.booleans()), max_size=3
     ).map(tuple),
     notes=st.lists(texts, max_size=3).map(tuple),
-    shrinks=st.lists(st.builds(Shrink, parts, texts, st.integers(), st.integers()), max_size=3).map(tuple),
+    shrinks=st.lists(st.builds(Shrink, parts, texts, counts, counts), max_size=3).map(tuple),
     shrink_accepted=st.booleans(),
     absent_accepted=st.lists(texts, max_size=3).map(tuple),
     ineligible=st.lists(texts, max_size=3).map(tuple),
-    index_snapshots=st.lists(documents, max_size=2).map(tuple),
+    index_snapshots=st.lists(index_snapshots, max_size=2).map(tuple),
     qdrant=st.none()
     | st.builds(QdrantRecord, texts, texts, st.booleans(), st.lists(collections, max_size=2).map(tuple)),
     artifact_proof=st.none() | proofs,
@@ -408,9 +416,15 @@ def test_a_seal_is_read_back_as_it_was_written(seal: Seal) -> None:
     assert fmt.read_seal(fmt.seal_bytes(seal)) == seal
 
 
-@given(names)
+@given(names | st.text(st.characters()))
+@example("a\ud800b\udc80c\udd00")
 def test_what_is_printed_is_one_line_of_printable_characters(name: str) -> None:
     assert fmt.printable(name).isprintable()
+
+
+def test_what_is_no_character_is_printed_as_its_number_and_a_byte_of_a_name_as_that() -> None:
+    assert fmt.printable("a\ud800b\udc80c\udd00") == "a\\ud800b\\x80c\\udd00"
+    assert fmt.printable(os.fsdecode("é\n".encode() + b"\xe9")) == "é\\n\\xe9"
 
 
 def test_fields_that_nobody_knows_yet_are_ignored() -> None:
@@ -529,6 +543,23 @@ FORGERIES: list[tuple[tuple[str | int, ...], Any]] = [
     (("format",), float("inf")),
     (("key_fingerprints",), ["x"]),
     (("index_snapshots",), [5]),
+    (("index_snapshots",), [{"name": "x", "collections": {}}]),
+    (("index_snapshots",), [{"name": "x", "active": "yes", "collections": {}}]),
+    (("index_snapshots",), [{"name": 5, "active": True, "collections": {}}]),
+    (("index_snapshots",), [{"name": "../x", "active": True, "collections": {}}]),
+    (("index_snapshots",), [{"name": "x/y", "active": True, "collections": {}}]),
+    (("index_snapshots",), [{"name": "x", "active": True}]),
+    (("index_snapshots",), [{"name": "x", "active": True, "collections": []}]),
+    (("sequence",), 2**63),
+    (("sequence",), 10**4299),
+    (("sequence",), -1),
+    (("totals", "bytes"), 10**400),
+    (("sources", 0, "totals", "files"), 2**63),
+    (("sources", 0, "lines"), [0, 10**30]),
+    (("shrinks", 0, "before"), 10**400),
+    (("qdrant", "collections", 0, "shards"), 10**400),
+    (("qdrant", "collections", 0, "points", "max"), 10**400),
+    (("scope", "data_dir"), "/\ud800"),
     (("artifact_proof",), 5),
     (("artifact_proof",), {"points": 7}),
     (("qdrant", "collections", 0, "placement"), 5),
@@ -579,6 +610,13 @@ LINES = [
     b'{"path":"a","type":"directory","mtime_ns":0,"mode":"10000"}',
     b'{"path":"a","path_b64":"?","type":"directory","mtime_ns":0,"mode":"0700"}',
     b'{"path":"a","type":"link","mtime_ns":0}',
+    b'{"path":"a","type":"link","mtime_ns":0,"target":"\\ud800"}',
+    b'{"path":"a","type":"link","mtime_ns":' + b"9" * 29 + b',"target":"b"}',
+    b'{"path":"a","type":"directory","mtime_ns":-' + b"9" * 29 + b',"mode":"0700"}',
+    b'{"path":"a","type":"directory","mtime_ns":0,"mode":"0700","uid":4294967296}',
+    b'{"path":"a","type":"directory","mtime_ns":0,"mode":"0700","gid":-1}',
+    b'{"path":"a","type":"file","size":9223372036854775808,"sha256":"' + b"0" * 64 + b'","mtime_ns":0,"mode":"1"}',
+    b'{"path":"a","type":"file","size":1,"sha256":"' + b"0" * 64 + b'","mtime_ns":' + b"9" * 29 + b',"mode":"1"}',
     b"[" * 100_000,
     b'{"path":"a","type":"directory","mtime_ns":' + b"9" * 5000 + b',"mode":"0700"}',
 ]

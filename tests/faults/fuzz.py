@@ -1,7 +1,8 @@
 """Records, inventories and manifests that were tampered with: whatever they say, reading them ends in words.
 
-Each case mutates one file of a small backup and lets everything that reads look at it. What must hold: no exception
-but the tool's own, nothing of the backup or beside it changed, and damage called damage.
+Each case mutates one file of a small backup and lets everything that reads look at it; a share of them is given to the
+commands, too. What must hold: no exception but the tool's own, nothing of the backup or beside it changed, and damage
+called damage.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.catalogs import NOON
+from tests.catalogs import NOON, clone
+from tests.faults.fuzz_commands import EVERY, Commands
 from tests.faults.trials import PROJECT, Finding, Tool
 
 from docmind_backup.catalog import Catalog
@@ -34,7 +36,24 @@ WORDS = (
     *(b'"\\u0000"', b'"\\ud800"', b'"con\\n"', b'"path_b64"'),
 )
 VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 2**70, 1.5, float("inf"), "", "x", "../../etc", "/etc", "a\0b", "\ud800", "0" * 64),
+    *(
+        None,
+        True,
+        -1,
+        2**63,
+        10**28,
+        10**400,
+        10**4299,
+        1.5,
+        float("inf"),
+        "",
+        "x",
+        "../../etc",
+        "/etc",
+        "a\0b",
+        "\ud800",
+        "0" * 64,
+    ),
     *([], {}, [[]], {"": None}),
 )
 
@@ -51,16 +70,18 @@ def made(folder: Path) -> Path:
 def cases(folder: Path, seeds: Sequence[int]) -> list[Finding]:
     """What broke, of a case for each seed."""
     folder.mkdir()
-    fuzz = Fuzz(made(folder))
+    backup = made(folder)
+    fuzz = Fuzz(backup, Commands(backup, folder / PROJECT, clone(backup, 1)))
     return [finding for seed in seeds for finding in fuzz.case(seed)]
 
 
 @dataclass(frozen=True, slots=True)
 class Fuzz:
     backup: Path
+    commands: Commands
 
     def case(self, seed: int) -> Iterator[Finding]:
-        """Mutate, look, put back."""
+        """Mutate, look, now and then give each command, put back."""
         chance = random.Random(seed)
         path = self.backup / chance.choice(READ)
         good = path.read_bytes()
@@ -69,10 +90,12 @@ class Fuzz:
         before = _names(self.backup.parent)
         try:
             problem = self._looked_at(may_pass=forged or bad == good)
+            if not problem and _names(self.backup.parent) != before:
+                problem = "something was made or removed"
+            if not problem and seed % EVERY == 0:
+                problem = self.commands.tried(self.backup.parents[3] / "restored")
         finally:
             _overwrite(path, good)
-        if not problem and _names(self.backup.parent) != before:
-            problem = "something was made or removed"
         if problem:
             yield Finding("fuzz", path.name, f"seed {seed}", problem)
 

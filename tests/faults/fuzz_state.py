@@ -6,6 +6,7 @@ collections whose names would lead elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,9 @@ from tests.faults.trials import Finding
 from tests.foreigners import ai_memory_at, docmind_at
 from tests.snapshots import checksummed, recorded
 
-from docmind_backup import documents, foreign, leftovers, restores, scratch_collections, snapshot_tar
-from docmind_backup.catalog import Catalog
+from docmind_backup import briefs, documents, foreign, leftovers, restores, scratch_collections, snapshot_tar
+from docmind_backup.briefs import Briefs
+from docmind_backup.catalog import BRIEFS, Catalog
 from docmind_backup.core import format as fmt
 from docmind_backup.core.journal import journal_bytes
 from docmind_backup.core.model import Deep, Round, Seal
@@ -71,6 +73,9 @@ def _case(readers: Sequence[Reader], top: Path, seed: int) -> Iterator[Finding]:
 
 def _tampered(good: bytes, chance: random.Random, name: str) -> bytes:
     """A snapshot's headers keep their sums now and then: then the fields behind them are reached."""
+    if name == "briefs":
+        digest, _, body = good.partition(b"\n")
+        return digest + b"\n" + fuzz.mutated(body, chance, fmt.MANIFEST)[0]
     if name != "snapshot":
         return fuzz.mutated(good, chance, fmt.MANIFEST)[0]
     at = 512 * chance.randrange(len(good) // 512)
@@ -129,6 +134,25 @@ def _memories(backup: Path, catalog: Catalog) -> Iterator[Reader]:
     for kind in ("seals", "holds"):
         (path,) = (catalog.root / ".state" / kind).iterdir()
         yield Reader(kind, path, listed)
+    yield _briefs(backup, catalog)
+
+
+def _briefs(backup: Path, catalog: Catalog) -> Reader:
+    """What was made of it, and, its digest made right, what is in it."""
+    path, raw = catalog.root / ".state" / BRIEFS, (backup / fmt.RECORD).read_bytes()
+    fields = fmt.brief_fields(*fmt.read_record_and_digest(raw))
+    path.write_bytes(_with_digest(json.dumps({hashlib.sha256(raw).hexdigest(): fields}).encode()))
+
+    def listed() -> None:
+        documents.listing(catalog.items(brief=True))
+        body = path.read_bytes().partition(b"\n")[2]
+        Briefs(path, _with_digest(body)).record(raw)
+
+    return Reader("briefs", path, listed)
+
+
+def _with_digest(body: bytes) -> bytes:
+    return briefs._digest(body) + b"\n" + body
 
 
 def _notes(state: Path) -> Iterator[Reader]:

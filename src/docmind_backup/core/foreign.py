@@ -178,7 +178,7 @@ def _docmind_sums(manifest: Mapping[str, Any], collections: Iterable[CollectionR
 
 
 def _sum(listed: Mapping[str, Any]) -> tuple[int, str]:
-    return int(listed["size_bytes"]), str(listed["sha256"])
+    return _count(listed["size_bytes"]), str(listed["sha256"])
 
 
 def _collection_sums(collections: Iterable[CollectionRecord]) -> Sums:
@@ -194,7 +194,7 @@ def _docmind_collections(manifest: Mapping[str, Any], looked: Looked) -> Iterato
         name, file = str(taken["collection"]), str(taken.get("filename") or taken["snapshot_name"])
         places = (file, f"qdrant/{file}", f"qdrant/{name}/{file}")
         path = fmt.contained(next((place for place in places if place in there), file))
-        checksum, points = str(taken.get("checksum") or ""), int(taken.get("point_count") or 0)
+        checksum, points = str(taken.get("checksum") or ""), _count(taken.get("point_count") or 0)
         yield CollectionRecord(
             name=name,
             role=roles.get(name, ""),
@@ -202,7 +202,7 @@ def _docmind_collections(manifest: Mapping[str, Any], looked: Looked) -> Iterato
             points_min=points,
             points_max=points,
             path=path,
-            size=int(taken.get("size_bytes", -1)),
+            size=_count(taken["size_bytes"]) if "size_bytes" in taken else -1,
             sha256=checksum,
             snapshot_name=str(taken["snapshot_name"]),
             server_checksum=checksum,
@@ -299,7 +299,7 @@ def _ai_memory(manifest: Mapping[str, Any], looked: Looked) -> Foreign:
 def _ai_memory_collections(manifest: Mapping[str, Any], looked: Looked) -> Iterator[CollectionRecord]:
     for key, taken in manifest["collections"].items():
         name, path = str(taken.get("name", key)), fmt.contained(f"qdrant/{taken['snapshot_file']}")
-        points = int(taken["records"])
+        points = _count(taken["records"])
         yield CollectionRecord(
             name=name,
             role="",
@@ -307,7 +307,7 @@ def _ai_memory_collections(manifest: Mapping[str, Any], looked: Looked) -> Itera
             points_min=points,
             points_max=points,
             path=path,
-            size=int(taken["size_bytes"]),
+            size=_count(taken["size_bytes"]),
             sha256="",
             snapshot_name=str(taken["snapshot_file"]),
             state=_state(name, "", points, looked.snapshots.get(path, {})),
@@ -336,8 +336,12 @@ def _record(looked: Looked, made_at: datetime, made_by: str) -> Record:
 
 
 def _time(text: Any) -> datetime:
-    moment = datetime.fromisoformat(str(text))
+    moment = fmt.moment(str(text))
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _count(value: Any) -> int:
+    return fmt.count(int(value))
 
 
 def _scope(record: Record, deployment_id: str) -> Scope:
@@ -365,7 +369,7 @@ def _state(name: str, role: str, points: int, documents: Mapping[str, Any]) -> C
         sparse_vectors=_mapping(params.get("sparse_vectors")),
         payload_schema=_indexes(_mapping(_mapping(documents.get("payload_index.json")).get("schema"))),
         metadata=_mapping(config.get("metadata")),
-        shards=shards if isinstance(shards, int) else 1,
+        shards=fmt.count(shards) if isinstance(shards, int) else 1,
         sharding=str(params.get("sharding_method") or "auto"),
         config=config,
     )

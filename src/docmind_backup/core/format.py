@@ -55,6 +55,8 @@ OWN_FILES = (RECORD, INVENTORY, MANIFEST, SUMS, README)
 TOOL = "docmind-backup"
 ID = re.compile(r"\A\d{8}_\d{6}(?:_[0-9a-f]{12})?\Z")
 """A backup's id: DocMind's own shape, so also a plain file name."""
+_LONE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+"""Halves of a character that stand for no byte either: no name holds them, a forged text may."""
 _NOT_PLAIN = frozenset(("", ".", ".."))
 """Steps that no plain relative path has; an absolute one starts with an empty step."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -63,6 +65,12 @@ _KINDS = {kind.value: kind for kind in Kind}
 """A look-up in a dict costs a tenth of a call of the enumeration: `list` makes 50 for each backup."""
 LINE_LIMIT = 1 << 20
 """Bytes of one inventory line at most; names and targets are below 4 KiB each."""
+MOST = 2**63 - 1
+"""No count, size or sequence is above it: what reckons with them goes on in floats and in the system's own numbers."""
+_MOMENTS = MOST * 10**9
+"""Nanoseconds from the epoch, either way, that utimensat(2) takes."""
+_OWNERS = 2**32
+"""User and group ids are below (chown(2))."""
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Values of `requires` this code understands."""
 
@@ -86,15 +94,19 @@ def path_fields(path: str, key: str = "path") -> Json:
 
 
 def printable(path: str) -> str:
-    """`path` with bytes that are not UTF-8, and control characters, as escapes: for eyes, not for opening."""
-    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """`path` with all that is no printable character as escapes: for eyes, not for opening."""
+    text = _LONE.sub(lambda one: f"\\u{ord(one[0]):04x}", path)
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_path(data: Mapping[str, Any], key: str = "path") -> str:
     raw = data.get(f"{key}_b64")
     if raw is None:
-        return str(data[key])
+        path = str(data[key])
+        if not path.isascii():
+            path.encode(errors="surrogateescape")
+        return path
     return base64.b64decode(str(raw), validate=True).decode(errors="surrogateescape")
 
 
@@ -177,14 +189,14 @@ def read_entry(line: bytes) -> Entry:
     try:
         data = json.loads(line)
         path = contained(read_path(data))
-        uid, gid = int(data.get("uid", 0)), int(data.get("gid", 0))
+        uid, gid = _owner(data.get("uid", 0)), _owner(data.get("gid", 0))
         match data["type"]:
             case "file":
                 return FileEntry(
                     path,
-                    size=_count(data["size"]),
+                    size=count(data["size"]),
                     sha256=_digest(data["sha256"]),
-                    mtime_ns=int(data["mtime_ns"]),
+                    mtime_ns=_moment(data["mtime_ns"]),
                     mode=_mode(data["mode"]),
                     origin=_read_origin(data.get("origin")),
                     uid=uid,
@@ -192,9 +204,9 @@ def read_entry(line: bytes) -> Entry:
                     stored=Stored(*map(int, data["stored"])) if "stored" in data else None,
                 )
             case "link":
-                return LinkEntry(path, read_path(data, "target"), int(data.get("mtime_ns", 0)), uid, gid)
+                return LinkEntry(path, read_path(data, "target"), _moment(data.get("mtime_ns", 0)), uid, gid)
             case "directory":
-                return DirEntry(path, int(data["mtime_ns"]), _mode(data["mode"]), uid, gid)
+                return DirEntry(path, _moment(data["mtime_ns"]), _mode(data["mode"]), uid, gid)
             case unknown:
                 raise ValueError(f"unknown type {unknown!r}")
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
@@ -224,21 +236,38 @@ def _read_origin(data: Any) -> Origin | None:
     )
 
 
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"not a size: {value!r}")
+def count(value: Any) -> int:
+    """`value`, when it is a size, a number of things or a sequence; else ValueError."""
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError(f"not a size: {_shown(value)}")
     return value
+
+
+def _moment(value: Any) -> int:
+    if not -_MOMENTS <= (moment := int(value)) <= _MOMENTS:
+        raise ValueError(f"not a time of a file: {_shown(value)}")
+    return moment
+
+
+def _owner(value: Any) -> int:
+    if not 0 <= (owner := int(value)) < _OWNERS:
+        raise ValueError(f"not an owner: {_shown(value)}")
+    return owner
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.80}"
 
 
 def _mode(value: Any) -> int:
     if not isinstance(value, str) or not 0 <= int(value, 8) <= 0o7777:
-        raise ValueError(f"not permission bits: {value!r}")
+        raise ValueError(f"not permission bits: {_shown(value)}")
     return int(value, 8)
 
 
 def _digest(value: Any) -> str:
     if not isinstance(value, str) or not _SHA256.match(value):
-        raise ValueError(f"not a sha256: {value!r}")
+        raise ValueError(f"not a sha256: {_shown(value)}")
     return value
 
 
@@ -456,7 +485,7 @@ def read_record_and_digest(raw: bytes) -> tuple[Record, str]:
             raise TypeError("not an object")
         stated = data.pop("record_sha256", "")
         if int(data.get("format", 0)) > FORMAT and not _was_ours(data, stated):
-            raise _too_new(f"format {data['format']}")
+            raise _too_new(f"format {_shown(data['format'])}")
         if stated != _self_digest(data):
             raise ValueError("the record does not match its own sha256")
         if unknown := set(data["requires"]) - KNOWN_FEATURES:
@@ -505,7 +534,7 @@ def _too_new(what: str) -> FormatTooNew:
 def _record(data: Mapping[str, Any]) -> Record:
     return Record(
         id=_id(data["id"]),
-        sequence=int(data["sequence"]),
+        sequence=count(data["sequence"]),
         started_at=_time(data["started_at"]),
         finished_at=_time(data["finished_at"]),
         host=str(data["host"]),
@@ -519,12 +548,12 @@ def _record(data: Mapping[str, Any]) -> Record:
         omissions=tuple(_read_omission(o) for o in data["omissions"]),
         notes=tuple(map(str, data["notes"])),
         shrinks=tuple(
-            Shrink(Part(s["part"]), str(s["what"]), int(s["before"]), int(s["now"])) for s in data["shrinks"]
+            Shrink(Part(s["part"]), str(s["what"]), count(s["before"]), count(s["now"])) for s in data["shrinks"]
         ),
         shrink_accepted=bool(data["shrink_accepted"]),
         absent_accepted=tuple(map(str, data["absent_accepted"])),
         ineligible=tuple(map(str, data["docmind"]["reasons"])),
-        index_snapshots=tuple(dict(s) for s in data["index_snapshots"]),
+        index_snapshots=tuple(map(_read_index_snapshot, data["index_snapshots"])),
         qdrant=_read_qdrant(data["qdrant"]) if data["qdrant"] else None,
         artifact_proof=_read_proof(data["artifact_proof"]) if data.get("artifact_proof") else None,
         key_fingerprints={str(k): str(v) for k, v in data["key_fingerprints"].items()},
@@ -536,17 +565,23 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 def _id(value: Any) -> str:
     if not isinstance(value, str) or not ID.match(value):
-        raise ValueError(f"not the id of a backup: {value!r}")
+        raise ValueError(f"not the id of a backup: {_shown(value)}")
     return value
 
 
 def _time(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
+    time = moment(text)
+    if time.tzinfo is None:
         raise ValueError(f"a time without zone: {text}")
-    if not 1970 <= moment.year < 9999:
+    return time
+
+
+def moment(text: str) -> datetime:
+    """A time as ISO 8601 has it, with or without its zone; ValueError for one that no clock shows."""
+    time = datetime.fromisoformat(text)
+    if not 1970 <= time.year < 9999:
         raise ValueError(f"a time that no clock shows: {text}")
-    return moment
+    return time
 
 
 def _read_scope(data: Mapping[str, Any]) -> Scope:
@@ -570,11 +605,11 @@ def _read_omission(data: Mapping[str, Any]) -> Omission:
 
 def _read_totals(data: Mapping[str, Any]) -> Totals:
     return Totals(
-        _count(data["files"]),
-        _count(data["bytes"]),
-        _count(data["links"]),
-        _count(data["directories"]),
-        _count(data["own_bytes"]),
+        count(data["files"]),
+        count(data["bytes"]),
+        count(data["links"]),
+        count(data["directories"]),
+        count(data["own_bytes"]),
     )
 
 
@@ -585,8 +620,16 @@ def _read_source(data: Mapping[str, Any]) -> SourceRecord:
         str(data["origin"]),
         _KINDS[data["kind"]],
         _read_totals(data["totals"]),
-        (_count(data["lines"][0]), _count(data["lines"][1])),
+        (count(data["lines"][0]), count(data["lines"][1])),
     )
+
+
+def _read_index_snapshot(data: Mapping[str, Any]) -> Json:
+    """As it is, when it has what is asked of it."""
+    name = data["name"]
+    if not isinstance(name, str) or "/" in contained(name) or type(data["active"]) is not bool:
+        raise ValueError(f"not an index snapshot: {_shown(data)}")
+    return {**data, "collections": {str(role): str(name) for role, name in data["collections"].items()}}
 
 
 def _read_qdrant(data: Mapping[str, Any]) -> QdrantRecord:
@@ -602,9 +645,9 @@ def _read_proof(data: Mapping[str, Any]) -> ArtifactProof:
     return ArtifactProof(
         index_snapshot=str(data["index_snapshot"]),
         collection=str(data["collection"]),
-        points=_count(data["points"]),
-        references=_count(data["references"]),
-        broken=_count(data["broken"]),
+        points=count(data["points"]),
+        references=count(data["references"]),
+        broken=count(data["broken"]),
         examples=tuple(map(str, data["examples"])),
         names=str(data["names"]),
         artifacts=_digest(data["artifacts"]),
@@ -614,7 +657,7 @@ def _read_proof(data: Mapping[str, Any]) -> ArtifactProof:
 
 
 def _read_placement(data: Mapping[str, Any]) -> Placement:
-    local, remote = (tuple(map(_count, data[key])) for key in ("local", "remote"))
+    local, remote = (tuple(map(count, data[key])) for key in ("local", "remote"))
     return Placement(local, remote, tuple(map(str, data["keys"])))
 
 
@@ -624,23 +667,23 @@ def _read_collection(data: Mapping[str, Any]) -> CollectionRecord:
         name=name,
         role=role,
         taken_at=str(data["taken_at"]),
-        points_min=_count(data["points"]["min"]),
-        points_max=_count(data["points"]["max"]),
+        points_min=count(data["points"]["min"]),
+        points_max=count(data["points"]["max"]),
         path=contained(str(data["path"])),
-        size=_count(data["size"]),
+        size=count(data["size"]),
         sha256=_digest(data["sha256"]),
         snapshot_name=str(data["snapshot_name"]),
         server_checksum=str(data["server_checksum"]),
         state=CollectionState(
             name,
             role,
-            points=_count(data["points"]["max"]),
+            points=count(data["points"]["max"]),
             vectors=dict(data["vectors"]),
             sparse_vectors=dict(data["sparse_vectors"]),
             payload_schema=dict(data["payload_schema"]),
             metadata=dict(data["metadata"]),
             aliases=tuple(map(str, data["aliases"])),
-            shards=int(data["shards"]),
+            shards=count(data["shards"]),
             sharding=str(data["sharding"]),
             config=dict(data["config"]),
             placement=_read_placement(data["placement"]) if data.get("placement") else None,
@@ -704,9 +747,9 @@ def read_seal(raw: bytes) -> Seal:
 
 
 def _read_deep(data: Mapping[str, Any]) -> Deep:
-    collections = {str(n): (_count(c["points"]), str(c["digest"])) for n, c in data["collections"].items()}
+    collections = {str(n): (count(c["points"]), str(c["digest"])) for n, c in data["collections"].items()}
     return Deep(_time(data["proved_at"]), collections)
 
 
 def _read_round(data: Mapping[str, Any]) -> Round:
-    return Round(_time(data["started_at"]), _count(data["files"]), _count(data["bytes"]), str(data["fingerprint"]))
+    return Round(_time(data["started_at"]), count(data["files"]), count(data["bytes"]), str(data["fingerprint"]))
