@@ -143,8 +143,8 @@ def test_half_a_character_in_a_text_is_shown_as_its_number(forged: Forged, tmp_p
     forged.forge(halves)
 
     assert "\\ud800" in forged("show", forged.backup).out
-    for command in (("list",), ("show", forged.backup, "--json"), ("verify", forged.backup), ("create", "-n")):
-        assert forged(*command).code == 0
+    for command, *words in (["list"], ["show", forged.backup, "--json"], ["verify", forged.backup], ["create", "-n"]):
+        assert forged(str(command), *words).code == 0
     for more in ((), ("--json",), ("--script",)):
         assert forged("restore-plan", forged.backup, *more).code == 0
     assert forged("restore", forged.backup, "--dry-run").code == 0
