@@ -89,7 +89,7 @@ def test_the_last_number_there_is_leaves_the_order_to_time(forged: Forged) -> No
 
     listed = forged("list", "--json").json()
     assert [one["sequence"] for one in listed] == [fmt.MOST] * 3
-    assert [one["id"] for one in listed] == sorted((one["id"] for one in listed), reverse=True)
+    assert [one["started_at"] for one in listed] == sorted((one["started_at"] for one in listed), reverse=True)
 
 
 @pytest.mark.parametrize(
