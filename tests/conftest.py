@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.catalogs import backups
 from tests.environments import DocMindV2, build_v2
 from tests.standin import StandIn
 
@@ -64,6 +65,12 @@ def env(tmp_path: Path, server: StandIn) -> DocMindV2:
     return build_v2(tmp_path / "docmind", server)
 
 
+@pytest.fixture
+def offline(tmp_path: Path) -> DocMindV2:
+    """A v2 environment without a Qdrant server: its backups are of its deployment id alone."""
+    return build_v2(tmp_path / "docmind", analytics=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one command line came to."""
@@ -90,3 +97,11 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
         return Result(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def first(cli: Cli, offline: DocMindV2) -> Path:
+    """One small backup of `offline`, made by the command line; its scope is the deployment id."""
+    assert cli("create", "-C", offline.project, "--only", "identity", "--quiet").code == 0
+    (found,) = backups(offline.backups)
+    return found

@@ -25,6 +25,8 @@ STEPS = ("rename", "replace", "mkdir", "rmdir", "unlink", "symlink", "fsync", "u
 TELLING = ("rename", "replace")
 SPARSE = 7
 ALL = STEP == 1
+DEAD = 4_194_304
+"""Nobody's pid: above the highest that Linux gives (proc(5), pid_max)."""
 WITHOUT = (".docmind-restore", "backups", ".lock", ".env", "models")
 Tree = dict[str, tuple[Any, ...]]
 

@@ -114,7 +114,7 @@ ALLOWED = {
     "readlock": "core copying",
     "receiving": "core direct starting",
     "records": "__init__ core durable",
-    "returning": "core errors collection durable ledger snapshot_tar uploads",
+    "returning": "core errors collection durable ledger plain snapshot_tar uploads",
     "sample": "",
     "scratch": "core errors folders reach",
     "scratch_collections": "core errors catalog durable plain uploads",

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from tests.catalogs import backups, clone, contents, flip, record
 from tests.conftest import Cli
-from tests.environments import DocMindV2, build_v2
+from tests.environments import DocMindV2
 from tests.standin import StandIn
 
 from docmind_backup import compose as composing
@@ -35,11 +35,6 @@ from docmind_backup.errors import Locked
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ONE = ("--only", "identity", "--json")
-
-
-@pytest.fixture
-def offline(tmp_path: Path) -> DocMindV2:
-    return build_v2(tmp_path / "docmind", analytics=False)
 
 
 class Once:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.catalogs import backups
 from tests.conftest import Cli
-from tests.environments import DocMindV2, build_v2
+from tests.environments import DocMindV2
+from tests.killing import DEAD
 
 from docmind_backup.catalog import Catalog
 from docmind_backup.errors import BackupError
@@ -24,20 +25,6 @@ from docmind_backup.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 """A command that hangs is ended by SIGALRM, one that reads gigabytes by a MemoryError."""
-DEAD = 4_194_304
-"""Above the highest pid that Linux gives (proc(5), pid_max)."""
-
-
-@pytest.fixture
-def offline(tmp_path: Path) -> DocMindV2:
-    return build_v2(tmp_path / "docmind", analytics=False)
-
-
-@pytest.fixture
-def backup(cli: Cli, offline: DocMindV2) -> Path:
-    assert cli("create", "-C", offline.project, "--only", "identity", "--quiet").code == 0
-    (found,) = backups(offline.backups)
-    return found
 
 
 def ended(project: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -82,68 +69,68 @@ LINKED = pytest.mark.parametrize("kind", ["", "seals", "holds", "servers", "scra
 @LINKED
 @pytest.mark.parametrize("command", [("create", "--only", "identity"), ("prune", "--keep-last", "1"), ("hold",)])
 def test_who_writes_refuses_a_link_in_place_of_what_is_remembered(
-    cli: Cli, offline: DocMindV2, backup: Path, elsewhere: Path, kind: str, command: tuple[str, ...]
+    cli: Cli, offline: DocMindV2, first: Path, elsewhere: Path, kind: str, command: tuple[str, ...]
 ) -> None:
-    planted, before = linked(backup.parent, kind, elsewhere), tree(elsewhere)
-    more = (backup, "--reason", "why") if command == ("hold",) else ()
+    planted, before = linked(first.parent, kind, elsewhere), tree(elsewhere)
+    more = (first, "--reason", "why") if command == ("hold",) else ()
 
     result = cli(*command, *more, "-C", offline.project)
 
     assert (result.code, "a link, not a folder" in result.err, str(planted) in result.err) == (1, True, True)
     assert tree(elsewhere) == before
-    assert backups(backup.parent) == [backup]
+    assert backups(first.parent) == [first]
 
 
 @LINKED
 @pytest.mark.parametrize("command", ["verify", "list", "show", "leftovers"])
 def test_who_reads_goes_on_without_what_lies_behind_a_link(
-    cli: Cli, offline: DocMindV2, backup: Path, elsewhere: Path, kind: str, command: str
+    cli: Cli, offline: DocMindV2, first: Path, elsewhere: Path, kind: str, command: str
 ) -> None:
-    linked(backup.parent, kind, elsewhere)
+    linked(first.parent, kind, elsewhere)
     before = tree(elsewhere)
 
-    result = cli(command, *((backup,) if command in ("verify", "show") else ()), "-C", offline.project)
+    result = cli(command, *((first,) if command in ("verify", "show") else ()), "-C", offline.project)
 
     assert result.code == (5 if command == "leftovers" else 0)
     assert tree(elsewhere) == before
 
 
-def test_cleaning_by_itself_follows_no_link_either(backup: Path, elsewhere: Path) -> None:
-    linked(backup.parent, "", elsewhere)
+def test_cleaning_by_itself_follows_no_link_either(first: Path, elsewhere: Path) -> None:
+    linked(first.parent, "", elsewhere)
     before = tree(elsewhere)
 
-    assert Catalog(backup.parent).clean() == ()
+    assert Catalog(first.parent).clean() == ()
 
     assert tree(elsewhere) == before
 
 
 def test_what_cannot_be_looked_up_behind_a_link_is_held(
-    cli: Cli, offline: DocMindV2, backup: Path, elsewhere: Path
+    cli: Cli, offline: DocMindV2, first: Path, elsewhere: Path
 ) -> None:
     """Nobody can say which backups are held: prune may not take one of them."""
-    linked(backup.parent, "holds", elsewhere)
+    linked(first.parent, "holds", elsewhere)
 
-    assert [item.held for item in Catalog(backup.parent).backups()] == ["unreadable hold"]
+    assert [item.held for item in Catalog(first.parent).backups()] == ["unreadable hold"]
     assert cli("prune", "-n", "--keep-last", "1", "-C", offline.project).code == 0
 
 
-def test_a_backup_is_not_moved_through_a_trash_that_is_a_link(backup: Path, elsewhere: Path) -> None:
-    (backup.parent / ".trash").symlink_to(elsewhere)
-    before, catalog = tree(elsewhere), Catalog(backup.parent)
+def test_a_backup_is_not_moved_through_a_trash_that_is_a_link(first: Path, elsewhere: Path) -> None:
+    (first.parent / ".trash").symlink_to(elsewhere)
+    before, catalog = tree(elsewhere), Catalog(first.parent)
 
     removed, refused = catalog.discard(catalog.backups())
 
     assert (removed, [why for _, why in refused]) == ([], ["a link, not a folder"])
-    assert backup.is_dir()
+    assert first.is_dir()
     assert tree(elsewhere) == before
 
 
-def test_the_lock_names_the_link(backup: Path, elsewhere: Path) -> None:
-    linked(backup.parent, "servers", elsewhere)
+def test_the_lock_names_the_link(first: Path, elsewhere: Path) -> None:
+    linked(first.parent, "servers", elsewhere)
 
     with (
         pytest.raises(BackupError, match="servers is a link, not a folder"),
-        Catalog(backup.parent).lock(),
+        Catalog(first.parent).lock(),
     ):
         pytest.fail("went on behind a link")
 
@@ -162,11 +149,11 @@ BESIDE = ("servers/x.json", "scratch/0123456789abcdef.json", "seals/x.json", "ho
 
 
 @pytest.fixture
-def planted(backup: Path) -> Callable[[Plant], None]:
+def planted(first: Path) -> Callable[[Plant], None]:
     def everywhere(plant: Plant) -> None:
-        name = f"{Catalog(backup.parent).read(backup).id}.json"
+        name = f"{Catalog(first.parent).read(first).id}.json"
         for path in BESIDE:
-            place = backup.parent / ".state" / path.replace("x.json", name)
+            place = first.parent / ".state" / path.replace("x.json", name)
             place.parent.mkdir(exist_ok=True)
             place.unlink(missing_ok=True)
             plant(place)
@@ -196,12 +183,12 @@ def test_nothing_beside_the_backups_is_waited_for_or_eaten(
 
 @pytest.mark.parametrize(("command", "code"), [("create", 0), ("verify", 4), ("show", 0), ("restore-plan", 0)])
 def test_an_inventory_that_became_a_pipe_is_not_waited_for(
-    offline: DocMindV2, backup: Path, command: str, code: int
+    offline: DocMindV2, first: Path, command: str, code: int
 ) -> None:
-    (backup / "inventory.jsonl").unlink()
-    os.mkfifo(backup / "inventory.jsonl")
-    words = ("--only", "identity") if command == "create" else (backup,)
+    (first / "inventory.jsonl").unlink()
+    os.mkfifo(first / "inventory.jsonl")
+    words = ("--only", "identity") if command == "create" else (first,)
 
     assert ended(offline.project, command, *words).returncode == code
 
-    assert len(backups(backup.parent)) == (2 if command == "create" else 1)
+    assert len(backups(first.parent)) == (2 if command == "create" else 1)

@@ -31,7 +31,7 @@ from tests.catalogs import (
     write_record,
 )
 from tests.conftest import Cli, Result
-from tests.environments import DocMindV2, build_v2, holding_duckdb
+from tests.environments import DocMindV2, holding_duckdb
 from tests.standin import StandIn
 from tests.unpacking import unpack
 
@@ -42,20 +42,6 @@ from docmind_backup.verify import verify
 RECORDED = Path(__file__).parent / "data" / "recordings" / "docmind-v2-backup.tar.xz"
 COLD = Omission(Part.CACHE, "cache/docmind.duckdb", Reason.BUSY, "recoverable, cold cache", rebuildable=True)
 BROKEN_CHAT = Omission(Part.CHAT, "data/chat.db", Reason.DAMAGED, "file is not a database")
-
-
-@pytest.fixture
-def offline(tmp_path: Path) -> DocMindV2:
-    """A v2 environment without a Qdrant server: these backups are of its deployment id alone."""
-    return build_v2(tmp_path / "docmind", analytics=False)
-
-
-@pytest.fixture
-def first(cli: Cli, offline: DocMindV2) -> Path:
-    """One small backup, made by the command line; its scope is the deployment id."""
-    assert cli("create", "-C", offline.project, "--only", "identity", "--quiet").code == 0
-    (found,) = backups(offline.backups)
-    return found
 
 
 Prune = Callable[..., Result]

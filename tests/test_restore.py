@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import pytest
 from tests.catalogs import flip, held_by_another, only_backup, overwrite, record, reseal, write_record
 from tests.conftest import Cli, Result
 from tests.environments import build_v1, build_v2, holding_duckdb, live
-from tests.killing import Tree, look
+from tests.killing import DEAD, Tree, look
 
 from docmind_backup import compose, durable, restoring
 from docmind_backup.cli import main
@@ -814,7 +813,7 @@ def test_what_a_restore_left_that_was_killed_before_it_began_goes(place: Place, 
     folder = place.project / RESTORE_FOLDER
     folder.mkdir()
     (folder / "lock").touch()
-    (folder / f".journal.json.{dead_pid()}.tmp").write_text("{")
+    (folder / f".journal.json.{DEAD}.tmp").write_text("{")
 
     done = place.cli(*command, "-C", place.project, "--dest", place.backups)
 
@@ -824,19 +823,13 @@ def test_what_a_restore_left_that_was_killed_before_it_began_goes(place: Place, 
 
 def test_the_folder_of_a_restore_is_no_link(place: Place, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / f".journal.json.{dead_pid()}.tmp").write_text("{")
+    (tmp_path / "elsewhere" / f".journal.json.{DEAD}.tmp").write_text("{")
     (place.project / RESTORE_FOLDER).symlink_to(tmp_path / "elsewhere")
 
     assert place.restore("latest", "--yes").code == 1
     assert place.cli("create", "-C", place.project, "--dest", place.backups, "--only", "chat").code == 0
 
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
-
-
-def dead_pid() -> int:
-    with subprocess.Popen(["true"]) as process:
-        pass
-    return process.pid
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ The servers are stand-ins over real HTTP; everything on them is compared, what n
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -205,6 +207,23 @@ def test_a_damaged_snapshot_is_not_sent(standin: StandIn, backup: Backup, tmp_pa
     refused(standin, replace(backup, snapshot=path), tmp_path / "home", DamageFound, "not what was recorded")
     torn = backup_of(bytes(bad[:-1024]), backup.taken.state, tmp_path)
     refused(standin, torn, tmp_path / "home", DamageFound, "cannot be restored")
+    assert not standin.requests
+
+
+@pytest.mark.parametrize("plant", [lambda path: None, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_snapshot_that_is_no_file_is_damage_and_not_waited_for(
+    standin: StandIn, backup: Backup, tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "bad"
+    plant(path)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it is waited for"))
+    signal.alarm(60)
+    try:
+        refused(standin, replace(backup, snapshot=path), tmp_path / "home", DamageFound, "cannot be read")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     assert not standin.requests
 
 

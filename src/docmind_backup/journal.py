@@ -69,13 +69,6 @@ class RestoreFolder:
                     self.path.rmdir()
             os.close(fd)
 
-    def clear(self) -> None:
-        """Remove half a journal of a killed process, and the folder with it. Best effort."""
-        with suppress(OSError, BackupError):
-            if any(name.startswith(f".{JOURNAL}.") for name in os.listdir(self.path)):
-                with self.lock():
-                    pass
-
     def _locked(self) -> int:
         if self.path.is_symlink():
             raise BackupError(f"{self.path} is a link: nothing is kept behind one", hint="move it away")
@@ -123,4 +116,8 @@ def refuse_unfinished(home: Path) -> None:
 
 def clear_killed(home: Path) -> None:
     """What a restore left that was killed before its journal lay there goes: it has begun nothing. Best effort."""
-    RestoreFolder(home).clear()
+    folder = RestoreFolder(home)
+    with suppress(OSError, BackupError):
+        if any(name.startswith(f".{JOURNAL}.") for name in os.listdir(folder.path)):
+            with folder.lock():
+                pass

@@ -99,7 +99,7 @@ def check_inventory(backup: Backup) -> None:
     if problem:
         raise DamageFound(
             f"{path} cannot be used: {problem}",
-            hint=f"restore another backup; docmind-backup verify {backup.directory}",
+            hint=f"restore another backup; `{command('verify', backup.directory)}`",
         )
 
 

@@ -64,6 +64,11 @@ class Job:
     def look(self) -> Look:
         return Look(self.catalog, self.clock)
 
+    @property
+    def reached(self) -> RestoreTarget | None:
+        """The server, where one is configured and answered."""
+        return None if isinstance(self.server, QdrantError) else self.server
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
@@ -110,9 +115,7 @@ def create(job: Job, *, on_event: OnEvent = ignore, prune_after: bool = True) ->
     _check_data_dir(job)
     refuse_unfinished(job.environment.data_dir)
     with _failure_told(job) as made, job.catalog.lock(job.lock_wait_s):
-        refuse_unfinished(job.environment.data_dir)
-        clear_killed(job.environment.data_dir)
-        job.catalog.clean()
+        _cleared(job)
         clean_server(job)
 
         def published(backup: Backup) -> None:
@@ -229,7 +232,7 @@ def _why(plan: BackupPlan) -> str:
 def _execution(job: Job, on_event: OnEvent, published: Callable[[Backup], None], *, last_try: bool) -> Execution:
     return Execution(
         catalog=job.catalog,
-        server=None if isinstance(job.server, QdrantError) else job.server,
+        server=job.reached,
         watch=lambda: scanning.watch(job.environment),
         clock=job.clock,
         on_event=on_event,
@@ -257,24 +260,31 @@ def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:
     return {"kdf": "scrypt n=8192 r=8 p=1", "salt": salt, **prints, **key_id}
 
 
+def _cleared(job: Job) -> None:
+    """What dead runs left on this machine is gone. Raises Locked while a restore has not ended. Holding the lock."""
+    refuse_unfinished(job.environment.data_dir)
+    clear_killed(job.environment.data_dir)
+    job.catalog.clean()
+
+
 def clean_server(job: Job) -> None:
     """Remove what a dead run left on the server; a silent server keeps its notes for the next run."""
-    ledger = Ledger(job.catalog.servers)
-    if job.server is None or isinstance(job.server, QdrantError):
+    ledger, server = Ledger(job.catalog.servers), job.reached
+    if server is None:
         return
     with suppress(QdrantError):
         if ledger.pending():
-            clean_up(ledger, job.server)
-        scratch_collections.clean(job.catalog.scratch_collections, job.server)
+            clean_up(ledger, server)
+        scratch_collections.clean(job.catalog.scratch_collections, server)
 
 
 def _candidates(job: Job) -> tuple[Candidate, ...]:
     """What this run, or a dead one, may have left on the server; nothing where it cannot be asked."""
     notes = Ledger(job.catalog.servers).pending()
-    if job.server is None or isinstance(job.server, QdrantError):
+    if job.reached is None:
         return ()
     try:
-        return candidates(notes, job.server)
+        return candidates(notes, job.reached)
     except QdrantError:
         return ()
 
@@ -318,9 +328,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
         raise NoSuchBackup(f"no backups in {job.catalog.root}", hint="`docmind-backup create` makes the first")
     try:
         with job.catalog.lock(job.lock_wait_s):
-            refuse_unfinished(job.environment.data_dir)
-            clear_killed(job.environment.data_dir)
-            job.catalog.clean()
+            _cleared(job)
             return _prune(job)
     except Exception as error:
         _tell_failure(job, "prune_failed", error)

@@ -269,7 +269,7 @@ def _refuse_nothing(planned: PlannedRestore) -> None:
     if actions & {Action.COPY, Action.UPLOAD}:
         return
     if Action.MERGE not in actions:
-        why, hint = "what was asked for is empty in the backup", f"docmind-backup show {planned.backup.id}"
+        why, hint = "what was asked for is empty in the backup", f"`{command('show', planned.word)}`"
     elif _env_is_there(planned.target):
         asked = "" if planned.wanted.wants_env else "--include-env "
         why, hint = "there is a .env, which is never merged", f"{asked}--force replaces it; the old one is kept"
@@ -309,9 +309,9 @@ def _taken_back(job: Job, restoration: Restoration, to: Path | None) -> Restored
 
 def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ...]:
     """Where collections of the server came back, alone or with the files."""
-    if record.qdrant is None or record.qdrant.embedded or job.server is None or isinstance(job.server, QdrantError):
+    if record.qdrant is None or record.qdrant.embedded or job.reached is None:
         return ()
-    return check_belonging(record, job.environment, job.server, on_event)
+    return check_belonging(record, job.environment, job.reached, on_event)
 
 
 def _of_another_tool(job: Job, journal: Journal, record: Record) -> Iterator[Checked]:
@@ -320,8 +320,8 @@ def _of_another_tool(job: Job, journal: Journal, record: Record) -> Iterator[Che
         return
     for what, why in journal.stays_out:
         yield Checked(what, why, right=False)
-    qdrant, server = record.qdrant, job.server
-    if qdrant is None or server is None or isinstance(server, QdrantError):
+    qdrant, server = record.qdrant, job.reached
+    if qdrant is None or server is None:
         return
     for taken in qdrant.collections:
         if taken.points_min != taken.points_max:
@@ -450,9 +450,9 @@ def _journal(job: Job, planned: PlannedRestore, home: Path) -> Journal:
 
 
 def _server_of(job: Job, record: Record) -> str:
-    qdrant, server = record.qdrant, job.server
+    qdrant = record.qdrant
     to_server = qdrant is not None and not qdrant.embedded and bool(qdrant.collections)
-    return server.url if to_server and server is not None and not isinstance(server, QdrantError) else ""
+    return job.reached.url if to_server and job.reached is not None else ""
 
 
 def _numbered(journal: Journal, folder: RestoreFolder) -> Journal:
@@ -549,8 +549,8 @@ def _announce(job: Job, event: str, journal: Journal) -> None:
 
 def _refuse_other_server(job: Job, journal: Journal, option: str) -> None:
     """What a restore wrote down proves nothing of collections on another server, however alike they are."""
-    server = job.server
-    if not journal.server or server is None or isinstance(server, QdrantError):
+    server = job.reached
+    if not journal.server or server is None:
         return
     if not same_address(journal.server, server.url):
         raise QdrantError(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from docmind_backup import durable, snapshot_tar, uploads
+from docmind_backup import durable, plain, snapshot_tar, uploads
 from docmind_backup.collection import capture_collection
 from docmind_backup.core import returning as core
 from docmind_backup.core.journal import Checked, Notes
@@ -196,8 +196,13 @@ class CollectionReturn:
     def _prove_snapshot(self) -> tuple[int, int]:
         """How many points it holds, at least and at most. Raises DamageFound."""
         taken = self._taken
-        size, sha256 = _measure(self._snapshot)
-        if (size, sha256) != (taken.size, taken.sha256):
+        try:
+            found = _measure(self._snapshot)
+        except OSError as error:
+            raise DamageFound(
+                f"the snapshot of {taken.name} cannot be read: {self._snapshot}: {error.strerror}"
+            ) from error
+        if found != (taken.size, taken.sha256):
             raise DamageFound(f"the snapshot of {taken.name} is not what was recorded: {self._snapshot}")
         return self._prove_structure(self._snapshot, (taken.points_min, taken.points_max))
 
@@ -438,7 +443,7 @@ class CollectionReturn:
 
 def _measure(path: Path) -> tuple[int, str]:
     """Size and sha256."""
-    with path.open("rb") as file:
+    with plain.opened(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
 

@@ -12,6 +12,7 @@ from docmind_backup import plain
 from docmind_backup.catalog import reading
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, Entry, SourceRecord
+from docmind_backup.core.proposing import command
 from docmind_backup.core.restore import RestorePlan, Target
 from docmind_backup.core.script import script
 from docmind_backup.durable import fsync_directory
@@ -38,15 +39,13 @@ def _lines(backup: Backup, target: Target, plan: RestorePlan) -> Iterator[str]:
     inventory = backup.directory / fmt.INVENTORY
     with reading(backup.directory):
         try:
-            if (
-                plain.sha256(inventory) != backup.record.digests.get(fmt.INVENTORY)
-                or fmt.SUMS not in backup.record.digests
-            ):
+            digests = backup.record.digests
+            if plain.sha256(inventory) != digests.get(fmt.INVENTORY) or fmt.SUMS not in digests:
                 raise ValueError("it is not the one that the record describes")
             yield from script(backup, target, plan, lambda source: _entries(inventory, source))
         except (ValueError, OSError) as error:
             raise DamageFound(
-                f"{inventory} cannot be used: {error}", hint=f"docmind-backup verify {backup.directory}"
+                f"{inventory} cannot be used: {error}", hint=f"`{command('verify', backup.directory)}`"
             ) from error
 
 
