@@ -721,7 +721,7 @@ def test_an_inventory_that_is_none_makes_no_script(
     done = cli(*command)
 
     assert done.code == 4
-    assert "hint: docmind-backup verify" in done.err
+    assert "hint: `docmind-backup verify" in done.err
     assert not out.exists()
 
 
