@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.catalogs import NOON, only_backup
+from tests.catalogs import NOON, backups, only_backup, overwrite
 from tests.conftest import Cli
 from tests.environments import DocMindV2, build_v2
 
@@ -109,3 +111,68 @@ def test_a_line_that_did_not_fit_is_said(tmp_path: Path) -> None:
 
     assert (tmp_path / "events.jsonl").stat().st_size == 10
     assert warnings == [f"the event was not written to {tmp_path / 'events.jsonl'}: No space left on device"]
+
+
+# -- of a restore ----------------------------------------------------------------------------------
+
+
+def events(env: DocMindV2) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (env.backups / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_restore_and_each_way_on_from_it_are_told(cli: Cli, env: DocMindV2) -> None:
+    where = ("-C", env.project, "--yes")
+    assert cli("create", "-C", env.project, "--only", "identity,chat", "-q").code == 0
+
+    codes = [cli("restore", "latest", *where).code, cli("restore", "--rollback", *where).code]
+    codes += [cli("restore", "latest", *where).code, cli("restore", "--discard-rollback", *where).code]
+
+    made, *told = events(env)
+    assert codes == [0, 0, 0, 0]
+    assert [event["event"] for event in told] == [
+        "backup_restored",
+        "restore_taken_back",
+        "backup_restored",
+        "rollback_discarded",
+        "rollback_discarded",
+    ]
+    assert {event["id"] for event in told} == {made["id"]}
+    assert [event.get("complete") for event in told] == [True, None, True, None, None]
+    first, _, second, *discarded = [event["run"] for event in told]
+    assert told[1]["run"] == first != second
+    assert discarded == [first, second]
+
+
+def test_a_restore_that_lacks_something_is_told_as_such(cli: Cli, env: DocMindV2) -> None:
+    assert cli("create", "-C", env.project, "--only", "uploads", "-q").code == 0
+    (backup,) = backups(env.backups)
+    upload = next(path for path in (backup / "data" / "uploads").rglob("*") if path.is_file())
+    overwrite(upload, b"?" + upload.read_bytes()[1:])
+
+    done = cli("restore", "latest", "-C", env.project, "--skip-damaged", "--yes")
+
+    assert done.code == 3, done.err
+    assert events(env)[-1] | {"event": "backup_restored", "complete": False} == events(env)[-1]
+
+
+@pytest.mark.parametrize("way", [("latest",), ("--discard-rollback",)], ids=lambda way: way[0])
+def test_a_restore_that_had_begun_and_failed_is_told(cli: Cli, env: DocMindV2, way: tuple[str, ...]) -> None:
+    assert cli("create", "-C", env.project, "--only", "identity,chat", "-q").code == 0
+    assert cli("restore", "latest", "-C", env.project, "--yes").code == 0
+    with (env.data_dir / ".docmind-restore" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = cli("restore", *way, "-C", env.project, "--yes", "--json")
+
+    told = events(env)[-1]
+    assert (done.code, told["event"], told["exit_code"]) == (11, "restore_failed", 11)
+    assert told["error"] == json.loads(done.err.splitlines()[-1])["error"]
+
+
+def test_a_restore_that_is_refused_before_it_begins_is_no_event(cli: Cli, env: DocMindV2) -> None:
+    assert cli("create", "-C", env.project, "--only", "identity", "-q").code == 0
+    before = events(env)
+
+    assert cli("restore", "latest", "-C", env.project).code == 2
+    assert cli("restore", "--rollback", "-C", env.project).code == 2
+
+    assert events(env) == before

@@ -617,12 +617,16 @@ def test_a_dry_run_refuses_what_the_restore_would(run: Restore, tmp_path: Path) 
 
 def test_an_environment_in_use_is_refused_before_anything_is_staged(run: Restore, project: Path) -> None:
     with held_by_another(project / "data" / "storage" / ".lock"):
-        done = run("restore", "latest", "--yes")
+        done, tried = (run("restore", "latest", way) for way in ("--yes", "-n"))
+        later = run("restore-plan", "latest")
 
-    assert done.code == 11
-    assert "in use" in done.err
-    assert "ok, " not in done.err, "something was staged"
+    for refused in (done, tried):
+        assert refused.code == 11
+        assert "in use" in refused.err
+        assert "ok, " not in refused.err, "something was staged"
     assert not (project / "data" / ".docmind-restore").exists()
+    assert later.code == 0
+    assert later.err.splitlines()[-1].startswith("next: docmind-backup restore ")
 
 
 def test_a_plan_that_is_none_and_one_that_is_not_there(run: Restore, tmp_path: Path) -> None:

@@ -445,7 +445,9 @@ def test_a_certificate_that_nobody_vouches_for_gets_no_key(cli: Cli, secure: tup
 
     assert (made.code, required.code) == (3, 15)
     for said in (made.json()["omissions"][0]["detail"], required.err):
-        assert "certificate" in said
+        assert f"the certificate of {server.url} is refused" in said
+        assert "SSL_CERT_FILE" in said
+        assert "start it" not in said
     assert_no_secret(made.out + made.err + required.out + required.err, "what was said")
     assert server.requests == []
 
@@ -478,3 +480,41 @@ def test_over_https_a_certificate_that_is_vouched_for_is_enough(
 
     assert made.code == 0, made.err
     assert {request.headers.get("api-key") for request in server.requests} == {API_KEY}
+
+
+def test_a_private_authority_is_trusted_where_the_shell_names_it(
+    cli: Cli, secure: tuple[DocMindV2, StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, server = secure
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+
+    made = cli("create", "-C", env.project, "--json")
+
+    assert made.code == 0, made.err
+    assert server.requests
+
+
+def test_a_certificate_of_another_host_is_none(
+    cli: Cli, secure: tuple[DocMindV2, StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, server = secure
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_URL", server.url.replace("127.0.0.1", "127.1"))
+    monkeypatch.setenv("DOCMIND_SECURITY__ALLOW_REMOTE_ENDPOINTS", "true")
+
+    made = cli("create", "-C", env.project, "--json")
+
+    assert made.code == 3
+    assert "renew the certificate on the server" in made.json()["omissions"][0]["detail"]
+    assert server.requests == []
+
+
+def test_https_where_http_is_spoken_says_so(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn() as server:
+        env = build_v2(tmp_path / "docmind", server)
+        monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_URL", server.url.replace("http:", "https:"))
+
+        made = cli("create", "-C", env.project, "--json")
+
+    assert made.code == 3
+    assert "it may be http:// there" in made.json()["omissions"][0]["detail"]

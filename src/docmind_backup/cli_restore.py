@@ -186,7 +186,7 @@ def _propose(job: Job, face: Face, planned: PlannedRestore, out: Path | None) ->
 
     try:
         if not planned.plan.blockers:
-            restores.refuse(job, planned)
+            restores.refuse(job, planned, later=True)
     except BackupError as error:
         face.warn(f"`docmind-backup restore` would refuse this: {error}")
         if error.hint:

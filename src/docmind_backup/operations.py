@@ -140,12 +140,12 @@ def _failure_told(job: Job) -> Iterator[list[Backup]]:
     except Exception as error:
         if made and isinstance(error, BackupError):
             error.hint = error.hint or f"{made[0].directory.name} was made; `docmind-backup prune` does what is left"
-        _tell_failure(job, "prune_failed" if made else "backup_failed", error)
+        tell_failure(job, "prune_failed" if made else "backup_failed", error)
         raise
 
 
-def _tell_failure(job: Job, event: str, error: Exception) -> None:
-    """Of what nobody expected the kind alone: its words may hold anything."""
+def tell_failure(job: Job, event: str, error: Exception) -> None:
+    """In the events, where there is a root. Of what nobody expected the kind alone: its words may hold anything."""
     if os.path.isdir(job.catalog.root):
         words, code = (str(error), error.exit_code) if isinstance(error, BackupError) else (type(error).__name__, 1)
         job.events.emit(event, error=words, exit_code=code)
@@ -331,7 +331,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
             _cleared(job)
             return _prune(job)
     except Exception as error:
-        _tell_failure(job, "prune_failed", error)
+        tell_failure(job, "prune_failed", error)
         raise
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpx
 
 from docmind_backup.breaking import Breaker
-from docmind_backup.connections import Connections, Timeouts
+from docmind_backup.connections import UNKNOWN_AUTHORITY, Connections, Timeouts, tls_error
 from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
@@ -334,8 +335,7 @@ class QdrantServer(Restoring):
                 problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
                 return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
             case httpx.ConnectError():
-                problem = f"nothing answers at {self._url}: {_reason(error)}"
-                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
+                return self._not_connected(error)
             case httpx.TimeoutException():
                 problem = f"Qdrant at {self._url} fell silent: nothing came for {waited_s:g} s"
             case httpx.TransportError():
@@ -343,6 +343,19 @@ class QdrantServer(Restoring):
             case _:
                 return self._refusals.unknown_answer()
         return QdrantUnreachable(problem, hint=rest.UNREACHABLE_HINT)
+
+    def _not_connected(self, error: httpx.ConnectError) -> QdrantAbsent:
+        match tls_error(error):
+            case ssl.SSLCertVerificationError() as refused:
+                problem = f"the certificate of {self._url} is refused: {refused.verify_message.rstrip('.')}"
+                unknown = refused.verify_code in UNKNOWN_AUTHORITY
+                return QdrantAbsent(problem, hint=rest.DISTRUST_HINT if unknown else rest.INVALID_HINT)
+            case ssl.SSLError() as refused:
+                problem = f"what answers at {self._url} does not speak TLS as it should: {refused.reason or refused}"
+                return QdrantAbsent(problem, hint=rest.NO_TLS_HINT)
+            case _:
+                problem = f"nothing answers at {self._url}: {_reason(error)}"
+                return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)
 
 
 def _late_or(error: Exception, late: Event) -> Exception:

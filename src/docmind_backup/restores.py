@@ -25,6 +25,7 @@ from docmind_backup.core.proposing import command
 from docmind_backup.core.qdrant_rest import same_address
 from docmind_backup.core.restore import NO_PLACE, Action, Place, RestorePlan, Target, placed, plan_restore
 from docmind_backup.core.selection import Selection, Verdict, compare_env, narrow, partial, read_selection
+from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
@@ -37,8 +38,8 @@ from docmind_backup.errors import (
 from docmind_backup.journal import FOLDER, RestoreFolder, refuse_unfinished
 from docmind_backup.looking import show, word_for
 from docmind_backup.opening import RECORD_COPY, Opened, Papers, open_backup, put_nothing, ready
-from docmind_backup.operations import Job, clean_server, target_of
-from docmind_backup.restoring import Restoration, Returnings, arrived, no_collections, target_errors
+from docmind_backup.operations import Job, clean_server, target_of, tell_failure
+from docmind_backup.restoring import Restoration, Returnings, arrived, no_collections, refuse_in_use, target_errors
 from docmind_backup.returning import CollectionReturn, Prove
 from docmind_backup.scratch import NoScratch
 from docmind_backup.scripting import Script
@@ -230,9 +231,14 @@ def refuse_outdated(planned: dict[str, Any], now: dict[str, Any]) -> None:
 # -- carry out ---------------------------------------------------------------------------------------------
 
 
-def refuse(job: Job, planned: PlannedRestore) -> None:
-    """A BackupError with the exit code of what stands in the way, as far as it shows before anything is written."""
-    _prepared(job, planned)
+def refuse(job: Job, planned: PlannedRestore, *, later: bool = False) -> None:
+    """A BackupError with the exit code of what stands in the way, as far as it shows before anything is written.
+
+    `later`: it is not going to be carried out now, and who uses the environment may be stopped until then.
+    """
+    _, journal = _prepared(job, planned)
+    if not later:
+        refuse_in_use(journal.pieces)
 
 
 def _prepared(job: Job, planned: PlannedRestore) -> tuple[Path, Journal]:
@@ -288,10 +294,10 @@ def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) ->
         backup, papers = ready(planned.opened, on_event)
         journal = _numbered(journal.listing(backup.record.sources), folder)
         restoration = Restoration(folder, journal, _collections(job, backup, on_event), on_event)
-        checks = restoration.run(backup.record, papers)
-    _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
-    return _restored(restoration, checks, planned)
+        checks = (*restoration.run(backup.record, papers), *_afterwards(job, journal, backup.record, on_event))
+    done = _restored(restoration, checks, planned)
+    _announce(job, "backup_restored", done, complete=done.exit_code == 0)
+    return done
 
 
 def _restored(
@@ -304,7 +310,15 @@ def _restored(
 def _taken_back(job: Job, restoration: Restoration, to: Path | None) -> Restored:
     journal, beside = restoration.journal, ("--to", str(to)) if to else ()
     word = word_for(job.look, Path(journal.directory), journal.backup_id)
-    return replace(_restored(restoration), again=(word, *beside) if os.path.isdir(journal.directory) else ())
+    done = _restored(restoration)
+    _announce(job, "restore_taken_back", done)
+    return replace(done, again=(word, *beside) if os.path.isdir(journal.directory) else ())
+
+
+def _afterwards(job: Job, journal: Journal, record: Record, on_event: OnEvent) -> Iterator[Checked]:
+    """What can only be said once all is in place, and only of some backups."""
+    yield from _belonging(job, record, on_event)
+    yield from _of_another_tool(job, journal, record)
 
 
 def _belonging(job: Job, record: Record, on_event: OnEvent) -> tuple[Checked, ...]:
@@ -325,7 +339,14 @@ def _of_another_tool(job: Job, journal: Journal, record: Record) -> Iterator[Che
         return
     for taken in qdrant.collections:
         if taken.points_min != taken.points_max:
-            yield Checked(f"points in {taken.name}", f"{server.describe(taken.name).points:,}; nobody had counted them")
+            yield _uncounted(f"points in {taken.name}", server, taken.name)
+
+
+def _uncounted(what: str, server: RestoreTarget, name: str) -> Checked:
+    try:
+        return Checked(what, f"{server.describe(name).points:,}; nobody had counted them")
+    except QdrantError as error:
+        return Checked(what, f"could not be counted: {error}", right=False)
 
 
 def _stays_out(planned: PlannedRestore) -> Iterator[tuple[str, str]]:
@@ -365,7 +386,7 @@ def _refuse_folder(job: Job, home: Path, planned: PlannedRestore) -> None:
 @contextmanager
 def _ours(job: Job, folder: RestoreFolder, backup: Path) -> Iterator[None]:
     """No other restore, no create or prune in the catalog, and nobody removes the backup."""
-    with ExitStack() as stack:
+    with _failure_told(job), ExitStack() as stack:
         if os.path.isdir(job.catalog.root) and os.access(job.catalog.root, os.W_OK):
             stack.enter_context(job.catalog.lock(job.lock_wait_s))
         stack.enter_context(reading(backup))
@@ -542,9 +563,20 @@ def _known(job: Job, live: Path, home: Path) -> bool:
     return inside or (job.choices.qdrant_path is not None and live == Path(os.path.realpath(job.choices.qdrant_path)))
 
 
-def _announce(job: Job, event: str, journal: Journal) -> None:
+@contextmanager
+def _failure_told(job: Job) -> Iterator[None]:
+    """What was begun and does not come to its end is in the events, too."""
+    try:
+        yield
+    except Exception as error:
+        tell_failure(job, "restore_failed", error)
+        raise
+
+
+def _announce(job: Job, event: str, done: Restored, **more: object) -> None:
+    journal = done.journal
     if os.path.isdir(job.catalog.root):
-        job.events.emit(event, id=journal.backup_id, path=Path(journal.directory).name, run=journal.run)
+        job.events.emit(event, id=journal.backup_id, path=Path(journal.directory).name, run=journal.run, **more)
 
 
 def _refuse_other_server(job: Job, journal: Journal, option: str) -> None:
@@ -584,15 +616,14 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
                 restoration.take_back()
                 return _taken_back(job, restoration, to)
             case Phase.DISCARDING:
-                restoration.discard()
-                return _restored(restoration)
+                return _discarded(job, restoration)
             case _:
                 if backup is None or not os.path.isdir(backup.directory):
                     raise NoSuchBackup(f"the backup is gone: {journal.directory}", hint=GONE)
-                checks = restoration.run(backup.record, papers)
-    _announce(job, "backup_restored", restoration.journal)
-    checks = (*checks, *_belonging(job, backup.record, on_event), *_of_another_tool(job, journal, backup.record))
-    return _restored(restoration, checks)
+                checks = (*restoration.run(backup.record, papers), *_afterwards(job, journal, backup.record, on_event))
+    done = _restored(restoration, checks)
+    _announce(job, "backup_restored", done, complete=done.exit_code == 0)
+    return done
 
 
 def _papers(backup: Backup | None, journal: Journal) -> Papers:
@@ -651,7 +682,6 @@ def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -
         collections = _collections(job, backup, on_event) if backup else no_collections
         restoration = Restoration(folder, journal, collections, on_event)
         restoration.take_back()
-    _announce(job, "restore_taken_back", restoration.journal)
     return _taken_back(job, restoration, to)
 
 
@@ -669,14 +699,20 @@ def accept(job: Job) -> tuple[Restored, ...]:
     """Delete what finished restores keep. Refuses while one has not ended."""
     kept(job)
     folder, done = _folder(job, None), list[Restored]()
-    with folder.lock():
+    with _failure_told(job), folder.lock():
         for journal in folder.finished():
             backup = _backup_of(job, journal)
             collections = _collections(job, backup) if backup else no_collections
             restoration = Restoration(folder, journal, collections, ignore)
-            restoration.discard()
-            done.append(_restored(restoration))
+            done.append(_discarded(job, restoration))
     return tuple(done)
+
+
+def _discarded(job: Job, restoration: Restoration) -> Restored:
+    restoration.discard()
+    done = _restored(restoration)
+    _announce(job, "rollback_discarded", done)
+    return done
 
 
 def _folder(job: Job, to: Path | None) -> RestoreFolder:

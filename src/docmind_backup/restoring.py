@@ -79,14 +79,13 @@ class Restoration:
         Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back;
         `papers` puts what has to be known of it into the run's folder.
         """
-        with application_kept_out(self._lockable()):
-            refuse_used(self._used())
+        refuse_in_use(self.journal.pieces)
         try:
             with target_errors(self.folder.home):
                 if self.journal.phase is Phase.STAGING:
                     self._stage(papers)
-                with application_kept_out(self._lockable()):
-                    refuse_used(self._used())
+                with application_kept_out(_lockable(self.journal.pieces)):
+                    refuse_used(_used(self.journal.pieces))
                     self._swap()
                     for one in self._returning:
                         one.apply()
@@ -189,8 +188,8 @@ class Restoration:
         """What was there before is there again. Raises Locked while the environment is in use."""
         was_done = self.journal.was_done or self.journal.phase is Phase.DONE
         self.came = count(self.journal, arrived(self.journal))
-        with target_errors(self.folder.home, full=GOING_BACK), application_kept_out(self._lockable()):
-            refuse_used(self._used())
+        with target_errors(self.folder.home, full=GOING_BACK), application_kept_out(_lockable(self.journal.pieces)):
+            refuse_used(_used(self.journal.pieces))
             self.journal = replace(self.journal, was_done=was_done)
             self._return()
         with target_errors(self.folder.home, full=BACK):
@@ -252,15 +251,6 @@ class Restoration:
 
     # -- what it works on
 
-    def _used(self) -> list[Used]:
-        return [Used(Path(piece.live), piece.kind) for piece in self.journal.pieces]
-
-    def _lockable(self) -> Iterator[Path]:
-        """Trees that the application locks, wherever they are now: the swap renames the locked files away."""
-        for piece in self.journal.pieces:
-            if piece.part in LOCKED:
-                yield from map(Path, (piece.staged(), piece.live, piece.kept()))
-
     def _remove_folders(self) -> None:
         for folder in self.journal.folders:
             _remove_tree(Path(folder))
@@ -293,6 +283,26 @@ def _swaps(brought: Iterable[Brought]) -> Iterator[Swap]:
         for suffix in dict.fromkeys(("", *SIDECARS.get(piece.kind, ()), *came)) if one.whole else ():
             live = f"{piece.live}{suffix}"
             yield Swap(live, piece.staged(suffix), piece.kept(suffix), comes=suffix in came, had=False)
+
+
+# -- who uses it -----------------------------------------------------------------------------------
+
+
+def refuse_in_use(pieces: Sequence[Piece]) -> None:
+    """Raises Locked, naming who uses what these replace and what to stop. Only looks."""
+    with application_kept_out(_lockable(pieces)):
+        refuse_used(_used(pieces))
+
+
+def _used(pieces: Iterable[Piece]) -> list[Used]:
+    return [Used(Path(piece.live), piece.kind) for piece in pieces]
+
+
+def _lockable(pieces: Iterable[Piece]) -> Iterator[Path]:
+    """Trees that the application locks, wherever they are now: the swap renames the locked files away."""
+    for piece in pieces:
+        if piece.part in LOCKED:
+            yield from map(Path, (piece.staged(), piece.live, piece.kept()))
 
 
 # -- deeds on the disk -----------------------------------------------------------------------------------

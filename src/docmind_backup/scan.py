@@ -409,7 +409,8 @@ def _qdrant(
 
 def _silent(url: str, error: QdrantError) -> QdrantState:
     reason = Reason.REFUSED if isinstance(error, QdrantRefused) else Reason.UNREACHABLE
-    return QdrantState(url, error=str(error), reason=reason, hint=error.hint)
+    without = "" if isinstance(error, QdrantRefused) else "or leave Qdrant out with --no-qdrant-snapshot"
+    return QdrantState(url, error=str(error), reason=reason, hint=", ".join(filter(None, (error.hint, without))))
 
 
 def _server(server: CollectionServer, wanted: Sequence[_Wanted]) -> QdrantState:

@@ -134,7 +134,7 @@ def events(root: Path) -> list[dict[str, Any]]:
 TELLS = {
     "create": lambda code: True,
     "prune": lambda code: True,
-    "restore": lambda code: code == 0,
+    "restore": lambda code: code in (0, 3),
 }
 """Whether a run with this exit code leaves an event."""
 
@@ -168,6 +168,8 @@ def _told(event: Mapping[str, Any]) -> int:
         case "backup_pruned":
             return 3 if event["failed"] else 0
         case "backup_restored":
+            return 0 if event["complete"] else 3
+        case "restore_taken_back" | "rollback_discarded":
             return 0
         case _:
             return int(event["exit_code"])

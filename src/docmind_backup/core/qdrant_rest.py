@@ -21,7 +21,10 @@ DEFAULT_PORT = 6333
 """What qdrant-client, and so DocMind, takes for an address without a port, https too."""
 KEY_SETTING = "DOCMIND_DATABASE__QDRANT_API_KEY"
 URL_SETTING = "DOCMIND_DATABASE__QDRANT_URL"
-UNREACHABLE_HINT = f"start it, correct {URL_SETTING}, or leave Qdrant out with --no-qdrant-snapshot"
+UNREACHABLE_HINT = f"start it, or correct {URL_SETTING}"
+DISTRUST_HINT = "add the authority that signed it to this machine's, or name its file in SSL_CERT_FILE"
+INVALID_HINT = f"renew the certificate on the server, or correct {URL_SETTING}"
+NO_TLS_HINT = f"correct {URL_SETTING}: it may be http:// there, or another port"
 
 _URL_HINT = f"set {URL_SETTING}, for example to http://localhost:6333"
 
