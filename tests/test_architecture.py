@@ -82,7 +82,7 @@ ALLOWED = {
         "core errors capture catalog collection consistency copying crew durable embedded ledger records sharing"
         " starting"
     ),
-    "scan": "core errors embedded reach",
+    "scan": "core errors embedded journal reach",
     "verify": "core errors catalog copying crew plain reach snapshot_tar",
     # one thing each, on the core
     "capture": "core copying crew databases embedded folders readlock sharing staging",

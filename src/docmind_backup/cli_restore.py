@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -319,7 +320,8 @@ class _Asked:
         self._ask(render_restore.question(planned))
         with face.progress("looking at the target") as on_event:
             on_event.verb = "restored"
-            done = restores.restore(self.job, planned, on_event=on_event)
+            again = partial(self._planned, None, plan) if plan else None
+            done = restores.restore(self.job, planned, on_event=on_event, again=again)
         return self._told(done)
 
     def _planned(self, backup: str | None, plan: Path | None) -> PlannedRestore:
@@ -381,7 +383,7 @@ class _Asked:
         if self.dry_run:
             return 0
         self._ask(f"Delete for good what is kept in {', '.join(folders)}?")
-        done = restores.accept(self.job)
+        done = restores.accept(self.job, kept)
         if self.as_json:
             print_json([documents.restored(one) for one in done])
         else:

@@ -209,10 +209,10 @@ class _Capture:
         plan, run = self.plan, self.run
         results = self._both()
         seen = run.watch()
-        if _activation_moved(plan, seen):
+        if moved := _activation_moved(plan, seen):
             if not run.last_try:
                 raise SourcesMoved
-            results[0].omissions.append(_moved("data/storage/CURRENT", "the active index snapshot or deployment id"))
+            results[0].omissions.append(_moved(*moved))
         elif Part.UPLOADS in plan.scope.parts and seen.uploads != plan.watch.uploads:
             self._uploads_again(results, seen)
         self._look_at_shared()
@@ -418,10 +418,15 @@ def _check_room(staging: Path, min_free: int) -> None:
         )
 
 
-def _activation_moved(plan: BackupPlan, seen: Watch) -> bool:
+def _activation_moved(plan: BackupPlan, seen: Watch) -> tuple[str, str] | None:
+    """What, and of what kind; None where all stands as it stood."""
     watched = plan.scope.parts & {Part.STORAGE, Part.IDENTITY, Part.QDRANT}
     before = plan.watch
-    return bool(watched) and (seen.current, seen.deployment_id) != (before.current, before.deployment_id)
+    if seen.restores != before.restores:
+        return "the environment", "what a restore put into its place"
+    if watched and (seen.current, seen.deployment_id) != (before.current, before.deployment_id):
+        return "data/storage/CURRENT", "the active index snapshot or deployment id"
+    return None
 
 
 def _moved(source: str, what: str) -> Omission:

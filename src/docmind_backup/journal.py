@@ -53,6 +53,16 @@ class RestoreFolder:
                 hint="what was there before lies in the folder beside it; move it back by hand, then remove the folder",
             ) from error
 
+    def check_place(self, journal: Journal) -> None:
+        """BackupError unless it is of a restore made here: one that was copied or moved names what lies elsewhere."""
+        made = Path(journal.folders[0])
+        if os.path.realpath(made) != os.path.realpath(self.path / journal.run):
+            raise BackupError(
+                f"this restore was made in {made.parent.parent}, and its journal lies in {self.path} now;"
+                " nothing was changed",
+                hint=f"mount or move it back there; {self.path} may be removed where it is a copy",
+            )
+
     # -- writing, holding the lock
 
     @contextmanager
@@ -112,6 +122,13 @@ def refuse_unfinished(home: Path) -> None:
     """Locked while a restore of this data directory was begun and neither ended nor taken back."""
     if os.path.lexists(home / FOLDER / JOURNAL):
         raise Locked(f"a restore of {home} has not ended", hint=WAYS_OUT)
+
+
+def ended(home: Path) -> tuple[tuple[str, str], ...]:
+    """Each restore of which something is kept, and how it ended: when that changes, files have changed hands."""
+    with suppress(BackupError):
+        return tuple((journal.run, journal.phase) for journal in RestoreFolder(home).finished())
+    return ()
 
 
 def clear_killed(home: Path) -> None:

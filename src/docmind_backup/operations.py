@@ -19,7 +19,7 @@ from docmind_backup.core import rotator
 from docmind_backup.core.environment import Choices, Environment
 from docmind_backup.core.fitness import salt_of
 from docmind_backup.core.model import Backup, OnEvent, Part, Reason, Seen, ignore
-from docmind_backup.core.planner import BackupPlan, CollectionStep, collections_known, plan_backup
+from docmind_backup.core.planner import BackupPlan, CollectionStep, Watch, collections_known, plan_backup
 from docmind_backup.core.restore import SIDECARS, Place, Target, TargetQdrant
 from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import RestoreTarget
@@ -233,7 +233,7 @@ def _execution(job: Job, on_event: OnEvent, published: Callable[[Backup], None],
     return Execution(
         catalog=job.catalog,
         server=job.reached,
-        watch=lambda: scanning.watch(job.environment),
+        watch=lambda: _watched(job),
         clock=job.clock,
         on_event=on_event,
         busy_wait_s=job.busy_wait_s,
@@ -244,6 +244,12 @@ def _execution(job: Job, on_event: OnEvent, published: Callable[[Backup], None],
         last_try=last_try,
         downloads=job.downloads,
     )
+
+
+def _watched(job: Job) -> Watch:
+    """Raises Locked while a restore is under way: it may have come from another catalog, with a lock of its own."""
+    refuse_unfinished(job.environment.data_dir)
+    return scanning.watch(job.environment)
 
 
 def key_fingerprints(environment: Environment, salt: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
+    Locked,
     NoSpace,
     NoSuchBackup,
     PlanOutdated,
@@ -284,12 +285,18 @@ def _refuse_nothing(planned: PlannedRestore) -> None:
     raise UsageError(f"nothing would be restored: {why}; nothing was changed", hint=hint)
 
 
-def restore(job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore) -> Restored:
-    """Carry out the plan. Raises a BackupError when the target is as it was before."""
-    home, journal = _prepared(job, planned)
-    folder = RestoreFolder(home)
+def restore(
+    job: Job, planned: PlannedRestore, *, on_event: OnEvent = ignore, again: Callable[[], object] | None = None
+) -> Restored:
+    """Carry out the plan. Raises a BackupError when the target is as it was before.
+
+    `again` is called when nobody else can come between any more: it raises what stands in the way by then.
+    """
+    folder = RestoreFolder(_prepared(job, planned)[0])
     with _ours(job, folder, planned.backup.directory):
-        refuse_unfinished(home)
+        _, journal = _prepared(job, planned)
+        if again:
+            again()
         clean_server(job)
         backup, papers = ready(planned.opened, on_event)
         journal = _numbered(journal.listing(backup.record.sources), folder)
@@ -602,9 +609,10 @@ def resume(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> R
         raise UsageError(f"no restore of {folder.home} was interrupted", hint="`docmind-backup restore BACKUP`")
     if journal.phase is not Phase.DISCARDING:
         _refuse_other_server(job, journal, "--resume")
+    folder.check_place(journal)
     backup = _backup_of(job, journal)
     with _ours(job, folder, backup.directory if backup else folder.home):
-        journal = folder.unfinished() or journal
+        _refuse_moved_on(journal, folder.unfinished())
         papers = _papers(backup, journal)
         if backup is None and journal.phase is Phase.STAGING and os.path.isdir(journal.directory):
             backup, papers = ready(_opened_again(job, journal), on_event)
@@ -671,18 +679,34 @@ def _coming_back(record: Record, journal: Journal) -> Record:
 def roll_back(job: Job, to: Path | None = None, *, on_event: OnEvent = ignore) -> Restored:
     """Take back the interrupted restore, or else the newest one whose old state is kept."""
     folder = _folder(job, to)
-    journal = folder.unfinished() or next((j for j in reversed(folder.finished()) if j.phase is Phase.DONE), None)
+    journal = _newest(folder)
     if journal is None:
         raise UsageError(f"no restore of {folder.home} can be taken back", hint="nothing is kept of an earlier state")
     if journal.phase is Phase.DISCARDING:
         raise UsageError("what it kept is being deleted already", hint="`docmind-backup restore --resume` ends that")
     _refuse_other_server(job, journal, "--rollback")
+    folder.check_place(journal)
     backup = _backup_of(job, journal)
     with _ours(job, folder, backup.directory if backup else folder.home):
+        _refuse_moved_on(journal, _newest(folder))
         collections = _collections(job, backup, on_event) if backup else no_collections
         restoration = Restoration(folder, journal, collections, on_event)
         restoration.take_back()
     return _taken_back(job, restoration, to)
+
+
+def _newest(folder: RestoreFolder) -> Journal | None:
+    """What there is to take back."""
+    return folder.unfinished() or next((j for j in reversed(folder.finished()) if j.phase is Phase.DONE), None)
+
+
+def _refuse_moved_on(before: Journal | tuple[Journal, ...], now: Journal | tuple[Journal, ...] | None) -> None:
+    """What was read before the locks were held is not how things stand."""
+    if now != before:
+        raise Locked(
+            "another command went on with this restore while this one waited; nothing was changed",
+            hint="see what it came to, then give the command again if it is still meant",
+        )
 
 
 def kept(job: Job) -> tuple[Journal, ...]:
@@ -695,12 +719,15 @@ def kept(job: Job) -> tuple[Journal, ...]:
     return journals
 
 
-def accept(job: Job) -> tuple[Restored, ...]:
-    """Delete what finished restores keep. Refuses while one has not ended."""
-    kept(job)
+def accept(job: Job, shown: tuple[Journal, ...]) -> tuple[Restored, ...]:
+    """Delete what finished restores keep. Refuses while one has not ended, and what is not as it was `shown`."""
     folder, done = _folder(job, None), list[Restored]()
+    for journal in shown:
+        folder.check_place(journal)
     with _failure_told(job), folder.lock():
-        for journal in folder.finished():
+        refuse_unfinished(folder.home)
+        _refuse_moved_on(shown, folder.finished())
+        for journal in shown:
             backup = _backup_of(job, journal)
             collections = _collections(job, backup) if backup else no_collections
             restoration = Restoration(folder, journal, collections, ignore)

@@ -23,9 +23,11 @@ from docmind_backup.core.journal import (
     Rename,
     Returning,
     Swap,
+    absent,
     ahead,
     back,
     leaving,
+    lost,
 )
 from docmind_backup.core.model import OnEvent, Record
 from docmind_backup.core.restore import SIDECARS
@@ -79,6 +81,7 @@ class Restoration:
         Only an environment in use leaves an interrupted restore as it is. `record`: what of the backup comes back;
         `papers` puts what has to be known of it into the run's folder.
         """
+        _refuse_lost(self.journal)
         refuse_in_use(self.journal.pieces)
         try:
             with target_errors(self.folder.home):
@@ -185,7 +188,11 @@ class Restoration:
             ) from error
 
     def take_back(self) -> None:
-        """What was there before is there again. Raises Locked while the environment is in use."""
+        """What was there before is there again. Raises Locked while the environment is in use.
+
+        BackupError, and nothing is changed, where what was kept is not there any more.
+        """
+        _refuse_lost(self.journal)
         was_done = self.journal.was_done or self.journal.phase is Phase.DONE
         self.came = count(self.journal, arrived(self.journal))
         with target_errors(self.folder.home, full=GOING_BACK), application_kept_out(_lockable(self.journal.pieces)):
@@ -230,6 +237,7 @@ class Restoration:
 
     def discard(self) -> None:
         """Delete what it keeps. Refuses when a catalog of backups is in there."""
+        _refuse_absent(self.journal)
         for folder in self.journal.folders:
             _refuse_catalog(Path(folder))
         self.came = count(self.journal, arrived(self.journal))
@@ -303,6 +311,30 @@ def _lockable(pieces: Iterable[Piece]) -> Iterator[Path]:
     for piece in pieces:
         if piece.part in LOCKED:
             yield from map(Path, (piece.staged(), piece.live, piece.kept()))
+
+
+# -- what is kept ----------------------------------------------------------------------------------
+
+
+def _refuse_lost(journal: Journal) -> None:
+    """Before anything is written: what has to move lies where the journal has it."""
+    _refuse_absent(journal)
+    if gone := lost(journal, os.path.lexists):
+        done = journal.phase is Phase.DONE
+        raise BackupError(
+            f"what was at {', '.join(gone[:NAMED])} before is not where it was kept; nothing was changed",
+            hint="`docmind-backup restore --discard-rollback` accepts what is in place"
+            if done
+            else "put it back there",
+        )
+
+
+def _refuse_absent(journal: Journal) -> None:
+    for folder in absent(journal, os.path.lexists):
+        raise BackupError(
+            f"{folder} is not there, in which this restore keeps what it moved; nothing was changed",
+            hint="mount its file system; where that is gone for good, make an empty folder of that name",
+        )
 
 
 # -- deeds on the disk -----------------------------------------------------------------------------------

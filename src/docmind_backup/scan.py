@@ -29,6 +29,7 @@ from docmind_backup.core.model import (
 from docmind_backup.core.planner import Inventory, Watch
 from docmind_backup.core.server import CollectionServer
 from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnreachable, UsageError
+from docmind_backup.journal import ended
 from docmind_backup.reach import lstat, scandir, walk
 
 STORAGE_SKIP = ("_tmp-*", ".lock*", "CURRENT.tmp", ".activation-transaction.json.tmp", "*.tmp")
@@ -121,7 +122,8 @@ def watch(environment: Environment) -> Watch:
 
 def _watch(environment: Environment, uploads: Seen) -> Watch:
     current = _text(environment.storage / "CURRENT")
-    return Watch(current, _text(environment.deployment_id_file), uploads.fingerprint)
+    restores = ended(_real(environment.data_dir))
+    return Watch(current, _text(environment.deployment_id_file), uploads.fingerprint, restores)
 
 
 # -- what to look at -----------------------------------------------------------------------------

@@ -234,6 +234,33 @@ class Journal:
         return replace(self, notes={**self.notes, name: dict(state)})
 
 
+def absent(journal: Journal, there: There) -> tuple[str, ...]:
+    """Folders of it that have to be there and are not: a file system that is not mounted, most likely."""
+    keeping = journal.phase in (Phase.SWAPPING, Phase.DONE, Phase.UNDONE)
+    return tuple(folder for folder in journal.folders if not there(folder)) if keeping else ()
+
+
+def lost(journal: Journal, there: There) -> tuple[str, ...]:
+    """Places whose old state left and is not where it was put: bringing back the rest would make a mix."""
+    return tuple(
+        swap.live
+        for swap in journal.swaps
+        if swap.had and not there(swap.kept) and _had_left(journal.phase, swap, there)
+    )
+
+
+def _had_left(phase: Phase, swap: Swap, there: There) -> bool:
+    match phase:
+        case Phase.SWAPPING:
+            return swap.comes and not there(swap.staged)
+        case Phase.DONE:
+            return True
+        case Phase.RETURNING:
+            return not there(swap.live)
+        case _:
+            return False
+
+
 def journal_bytes(journal: Journal) -> bytes:
     """ASCII JSON: bytes of a path that are not UTF-8 stand there as surrogate escapes."""
     return (json.dumps({"format": FORMAT, **asdict(journal)}, indent=1) + "\n").encode()

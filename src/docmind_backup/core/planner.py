@@ -63,6 +63,8 @@ class Watch:
     deployment_id: str
     uploads: int
     """Fingerprint of names, sizes and times below data/uploads."""
+    restores: tuple[tuple[str, str], ...] = ()
+    """Those that have ended: name, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
