@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -41,11 +42,12 @@ from tests.standin import StandIn
 from tests.sweep import STEP
 
 from docmind_backup.core import format as fmt
-from docmind_backup.core.model import Advanced
+from docmind_backup.core.model import Advanced, StepStarted
 from docmind_backup.core.model import Event as RunEvent
 from docmind_backup.core.returning import Stage
 from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError, QdrantRefused
 from docmind_backup.qdrant import connect
+from docmind_backup.returning import CollectionReturn
 from docmind_backup.uploads import Patience
 
 EACH_WORLD = pytest.mark.parametrize("world", WORLDS)
@@ -257,6 +259,27 @@ def test_custom_sharding_is_refused(standin: StandIn, backup: Backup, tmp_path: 
     custom = replace(backup, taken=replace(backup.taken, state=state))
 
     refused(standin, custom, tmp_path / "home", QdrantError, "custom sharding")
+
+
+def test_what_could_not_be_put_back_is_not_replaced(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
+    WORLDS["exact"](standin)
+    with standin.state.lock:
+        standin.state.collections[NAME].config["params"]["sharding_method"] = "custom"
+
+    refused(standin, backup, tmp_path / "home", QdrantError, f"{NAME} has custom sharding")
+
+
+def test_putting_back_is_tried_before_anything_is_deleted(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
+    """For whatever reason what was saved brings no points, as custom sharding does on a real server."""
+    WORLDS["exact"](standin)
+
+    def emptied() -> None:
+        (trial,) = (name for name in standin.collections() if "scratch" in name)
+        with standin.state.lock:
+            standin.state.collections[trial].points.clear()
+
+    standin.faults.after("POST", "/upload$", emptied, times=1)
+    refused(standin, backup, tmp_path / "home", QdrantError, "could not be put back once it is replaced: .*0 points")
 
 
 def test_an_alias_that_is_a_live_collection_is_refused(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
@@ -502,6 +525,75 @@ def test_an_upload_that_is_answered_too_late_is_waited_for(standin: StandIn, bac
 
     assert looked
     assert_restored(standin)
+
+
+@dataclass
+class Late:
+    """The server has the upload to the exact name whole, and its client hears nothing more."""
+
+    standin: StandIn
+    gate: Event
+    waited: list[str]
+
+    def begins(self, one: CollectionReturn) -> None:
+        one.prepare()
+        begun = partial(setattr, self.standin.faults, "unpack_gate", self.gate)
+        self.standin.faults.before("POST", f"/{NAME}/snapshots/upload$", begun, times=1)
+        one.apply()
+
+    def finishes(self, event: RunEvent) -> None:
+        if isinstance(event, StepStarted) and "not answered" in event.label:
+            self.waited.append(event.label)
+            self.gate.set()
+
+    def looks_on(self, event: RunEvent) -> None:
+        if isinstance(event, StepStarted):
+            self.waited.append(event.label)
+
+
+@pytest.fixture
+def late(standin: StandIn) -> Late:
+    WORLDS["exact"](standin)
+    return Late(standin, Event(), [])
+
+
+def test_what_the_server_finishes_late_does_not_replace_what_is_put_back(
+    late: Late, backup: Backup, tmp_path: Path
+) -> None:
+    before = everything(late.standin)
+    with connect(late.standin.url, create_timeout_s=0.5) as server:
+        patience = Patience(looks=100, pause_s=0.02)
+        one = returning(server, backup, tmp_path / "home", on_event=late.finishes, patience=patience)
+        with pytest.raises(QdrantError, match="fell silent"):
+            late.begins(one)
+
+        assert len(late.waited) == 1
+        assert everything(late.standin) == before
+        assert one.left_behind() == ()
+
+
+def test_what_the_server_may_finish_yet_is_said(late: Late, backup: Backup, tmp_path: Path) -> None:
+    before = everything(late.standin)
+    with connect(late.standin.url, create_timeout_s=0.5) as server:
+        one = returning(server, backup, tmp_path / "home")
+        with pytest.raises(QdrantError, match="it replaces what was put back"):
+            late.begins(one)
+
+        assert everything(late.standin) == before
+        assert "count its points" in one.left_behind()[0]
+
+
+def test_what_never_arrived_is_not_waited_for(late: Late, backup: Backup, tmp_path: Path) -> None:
+    before = everything(late.standin)
+    with connect(late.standin.url, create_timeout_s=0.5) as server:
+        one = returning(server, backup, tmp_path / "home", on_event=late.looks_on)
+        one.prepare()
+        late.standin.faults.before("POST", "/upload$", lambda: late.standin.faults.hold(late.gate), times=1)
+        with pytest.raises(QdrantError, match="fell silent"):
+            one.apply()
+
+    assert everything(late.standin) == before
+    assert not any("not answered" in label for label in late.waited)
 
 
 def test_an_interruption_is_undone_by_whoever_comes_next(standin: StandIn, backup: Backup, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def taken_back(face: Face, done: Restored) -> None:
         discarded(face, [done])
         return
     face.answer(f"taken back: the restore of {journal.backup_id}; what was there before is in its place")
+    for words in done.left:
+        face.lacks(f"on the server: {words}")
     if journal.was_done and journal.collections:
         names = ", ".join(journal.collections)
         face.say(f"collections too: {names}; what was written to them since the restore is not kept")

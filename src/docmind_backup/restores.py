@@ -310,7 +310,7 @@ def restore(
 def _restored(
     restoration: Restoration, checks: tuple[Checked, ...] = (), planned: PlannedRestore | None = None
 ) -> Restored:
-    left = restoration.left_behind() if restoration.journal.phase is Phase.DONE else ()
+    left = () if restoration.journal.phase is Phase.DISCARDING else restoration.left_behind()
     return Restored(restoration.journal, checks, planned, left, restoration.came)
 
 

@@ -19,14 +19,14 @@ from docmind_backup import durable, plain, snapshot_tar, uploads
 from docmind_backup.collection import capture_collection
 from docmind_backup.core import returning as core
 from docmind_backup.core.journal import Checked, Notes
-from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, Reason, ignore
+from docmind_backup.core.model import CollectionRecord, CollectionState, Omission, OnEvent, Reason, StepStarted, ignore
 from docmind_backup.core.planner import CollectionStep
-from docmind_backup.core.restore import TargetQdrant
+from docmind_backup.core.restore import TargetQdrant, old_blockers
 from docmind_backup.core.returning import Course, Expected, Saved, Stage, Way
 from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError, QdrantRefused
 from docmind_backup.ledger import Ledger, clean_up
-from docmind_backup.uploads import Patience, Upload
+from docmind_backup.uploads import Patience, Unlike, Upload
 
 
 class Proof(Protocol):
@@ -134,6 +134,8 @@ class CollectionReturn:
         if course.stage is Stage.DISCARDED:
             raise self._out_of_order(course)
         course = self._note(course, stage=Stage.GOING_BACK)
+        for file in course.unanswered:
+            course = self._await(course, file)
         self._aliases_back(course)
         if course.way is Way.EXACT:
             course = self._put_back(course)
@@ -162,6 +164,8 @@ class CollectionReturn:
         course = self._read()
         if course is None:
             return ()
+        if course.stage is Stage.BACK:
+            return tuple(self._may_come())
         candidates = (
             f"a snapshot of {found.collection} that might be ours: `{found.command}` removes it"
             for found in clean_up(self._ledger, self._server)
@@ -169,6 +173,14 @@ class CollectionReturn:
         before = course.aliases.get(self._wanted) if course.way is Way.ALIAS and course.was_applied else None
         replaced = (f"{before}, to which {self._wanted} led until now",) if before else ()
         return (*replaced, *candidates)
+
+    def _may_come(self) -> Iterator[str]:
+        course = self._read()
+        for file in course.unanswered if course else ():
+            yield (
+                f"{self._wanted} was put back while an upload to it ({file}) had no answer: should the server finish"
+                " that yet, it replaces what was put back; count its points before you go on"
+            )
 
     # -- preparing
 
@@ -185,6 +197,8 @@ class CollectionReturn:
         if problems := core.refusals(self._taken, target, made_with=self._made_with):
             raise QdrantError(f"{self._taken.name} cannot be restored: {'; '.join(problems)}")
         old = uploads.state_of(server, self._wanted)
+        if self._wanted not in (target.aliases or {}) and (problem := "; ".join(old_blockers(old))):
+            raise QdrantError(f"{self._taken.name} cannot be restored: {problem}")
         token = secrets.token_hex(6)
         course = core.decide(
             self._taken, self._wanted, target, old, points=points, token=token, backup_id=self._backup_id
@@ -223,8 +237,7 @@ class CollectionReturn:
         if course.tried:
             uploads.remove(server, course.trial, course.files)
         uploads.check_free(server, course.trial)
-        if course.way is not Way.EXACT:
-            course = self._probe(course)
+        course = self._try_old(course) if course.way is Way.EXACT else self._probe(course)
         if course.way is Way.NEW and course.counted:
             return course
         course = self._note(course, tried=True)
@@ -233,6 +246,22 @@ class CollectionReturn:
         if course.way is Way.ALIAS:
             return course
         uploads.remove(server, course.trial, course.files)
+        return self._note(course, tried=False)
+
+    def _try_old(self, course: Course) -> Course:
+        """What was saved can be put back: shown here, while it still stands."""
+        course = self._note(course, tried=True)
+        try:
+            uploads.place(
+                self._server,
+                self._old(course, course.trial),
+                course.files,
+                patience=self._patience,
+                on_event=self._on_event,
+            )
+        except Unlike as error:
+            raise QdrantError(f"{course.target} could not be put back once it is replaced: {error}") from error
+        uploads.remove(self._server, course.trial, course.files)
         return self._note(course, tried=False)
 
     def _probe(self, course: Course) -> Course:
@@ -321,14 +350,29 @@ class CollectionReturn:
                 return course
             course = self._take_away(course)
         uploads.check_free(server, target)
-        course = self._note(course, placed=True)
-        self._upload(course, target)
-        return course
+        return self._put(self._note(course, placed=True), self._new(course, target))
+
+    def _put(self, course: Course, upload: Upload) -> Course:
+        """Upload to the target; until its answer is there, it stands in the notes that one may come."""
+        before = course.unanswered
+        course = self._note(course, unanswered=(*before, upload.file))
+        try:
+            uploads.place(self._server, upload, course.files, patience=self._patience, on_event=self._on_event)
+        except QdrantError as error:
+            if not error.may_be_done:
+                self._note(course, unanswered=before)
+            raise
+        return self._note(course, unanswered=before)
 
     def _upload(self, course: Course, name: str) -> CollectionState:
         return uploads.place(
             self._server, self._new(course, name), course.files, patience=self._patience, on_event=self._on_event
         )
+
+    def _old(self, course: Course, name: str) -> Upload:
+        saved = course.saved
+        assert saved is not None, "nothing is replaced that was not saved"
+        return Upload(name, self._folder / saved.path, course.saved_file, saved.sha256, _expected_old(course))
 
     def _new(self, course: Course, name: str) -> Upload:
         return Upload(name, self._snapshot, course.file, self._taken.sha256, self._expected(course))
@@ -347,6 +391,25 @@ class CollectionReturn:
         return course
 
     # -- undoing
+
+    def _await(self, course: Course, file: str) -> Course:
+        """An upload that the server has whole it may finish when its client is gone: over what is put back, too.
+
+        It is watched for; where it does not come, the notes keep that it may.
+        """
+        server, target = self._server, course.target
+        answered = tuple(one for one in course.unanswered if one != file)
+        found = uploads.state_of(server, target)
+        if found.exists and (course.clearing is None or not core.is_empty_one(found)):
+            return self._note(course, unanswered=answered)
+        course = self._note(course, clearing=0)
+        if not uploads.lies_there(server, target, file):
+            return self._note(course, clearing=None, unanswered=answered)
+        course = self._note(course, clearing=None)
+        self._on_event(StepStarted(f"{target}, an upload of which was not answered"))
+        upload = self._old(course, target) if file == course.saved_file else self._new(course, target)
+        came = uploads.came_all_the_same(server, upload, self._patience)
+        return self._note(course, unanswered=answered) if came else course
 
     def _take_away(self, course: Course) -> Course:
         """What we put at the target, or what a failed upload left under its name."""
@@ -375,11 +438,7 @@ class CollectionReturn:
         """The saved one under its own name."""
         if not course.removed:
             return course
-        server, saved = self._server, course.saved
-        assert saved is not None, "nothing is removed that was not saved"
-        upload = Upload(
-            course.target, self._folder / saved.path, course.saved_file, saved.sha256, _expected_old(course)
-        )
+        server, upload = self._server, self._old(course, course.target)
         found = uploads.state_of(server, course.target)
         if found.exists and not course.placed and not course.put_back and _is_the_old(course, found):
             return course
@@ -391,9 +450,7 @@ class CollectionReturn:
         if found.exists:
             course = self._take_away(course)
         uploads.check_free(server, course.target)
-        course = self._note(course, put_back=True)
-        uploads.place(server, upload, course.files, patience=self._patience, on_event=self._on_event)
-        return course
+        return self._put(self._note(course, put_back=True), upload)
 
     def _aliases_back(self, course: Course) -> None:
         if course.switched or course.removed:
@@ -415,6 +472,8 @@ class CollectionReturn:
                     f"{error}; and {self._wanted} could not be put back as it was: {second}",
                     hint=f"what is needed for that is in {self._folder}; roll back again",
                 ) from error
+            if may_come := "; ".join(self._may_come()):
+                raise QdrantError(f"{error}; {may_come}") from error
             raise
 
     # -- notes

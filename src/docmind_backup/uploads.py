@@ -71,7 +71,7 @@ def place(
             on_bytes=lambda count: on_event(Advanced(count, downloaded=True)),
         )
     except QdrantUnreachable:
-        if not _came_all_the_same(server, upload, patience):
+        if not came_all_the_same(server, upload, patience):
             raise
     return keep(server, upload, files)
 
@@ -85,7 +85,8 @@ def keep(server: RestoreTarget, upload: Upload, files: Collection[str]) -> Colle
     return found
 
 
-def _came_all_the_same(server: RestoreTarget, upload: Upload, patience: Patience) -> bool:
+def came_all_the_same(server: RestoreTarget, upload: Upload, patience: Patience) -> bool:
+    """Whether what was not answered is the collection, or becomes it while the server is watched."""
     for look in range(patience.looks):
         if look:
             time.sleep(patience.pause_s)
@@ -95,6 +96,18 @@ def _came_all_the_same(server: RestoreTarget, upload: Upload, patience: Patience
         except QdrantUnreachable:
             continue
     return False
+
+
+def lies_there(server: RestoreTarget, name: str, file: str) -> bool:
+    """Whether an upload to `name`, which no collection has, arrived whole: what did not leaves no file.
+
+    An empty collection is made of that name, and dropped: without one there is no list (seen on Qdrant 1.18).
+    """
+    if name not in server.names():
+        server.create_collection(name)
+    there = lists_any(server, name, (file,))
+    server.delete_collection(name)
+    return there
 
 
 def lists_any(server: RestoreTarget, name: str, files: Collection[str]) -> bool:

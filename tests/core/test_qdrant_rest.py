@@ -85,6 +85,9 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str) ->
         ("http://localhost:6333", "http://localhost.example:6333", False),
         ("http://localhost:6333", "http://1127.0.0.1:6333", False),
         ("http://q.example:6333", "http://r.example:6333", False),
+        ("http://localhost:6333", "http://localhost:63330", False),
+        ("http://localhost:6333", "http://localhost:633300", False),
+        ("http://localhost:6333", "http://[::1:6333", False),
     ],
 )
 def test_two_addresses_of_one_server(one: str, other: str, same: bool) -> None:

@@ -293,6 +293,14 @@ def test_without_collections_in_the_backup_no_server_is_needed() -> None:
     assert plan(where=target(server=None)).blockers == ()
 
 
+def test_what_could_not_be_put_back_blocks() -> None:
+    there = replace(collection("docs__1", points=3), sharding="custom")
+    (blocker,) = on(SERVER, collections=(there,), names=("docs__1",)).blockers
+
+    assert blocker == "Qdrant's docs__1 has custom sharding: once it was replaced, it could not be put back"
+    assert on(SERVER, collections=(there,), aliases={"docs__1": "docs__0"}, names=("docs__0",)).blockers == ()
+
+
 def test_custom_sharding_blocks() -> None:
     custom = qdrant(captured("docs__1", "text", sharding="custom"))
 

@@ -139,6 +139,8 @@ class Faults:
     """Snapshot creation begins only when set. The snapshot is made even if the client has gone by then."""
     answer_gate: Event | None = None
     """The snapshot is made and listed at once; the answer to its creation waits."""
+    unpack_gate: Event | None = None
+    """The next upload lies there as a file at once, and becomes a collection only when set, client or no client."""
     replace_after_create: int = 0
     """So many creates are followed, before their answer, by another client's snapshot of the same second:
     same name, another checksum, ours is gone."""

@@ -278,7 +278,9 @@ ROUTES = (
     Route("POST", "/collections/{c}/points/delete", delete_points, manage=True),
     Route("GET", "/collections/{c}/snapshots", snapshot_routes.snapshots),
     Route("POST", "/collections/{c}/snapshots", snapshot_routes.create, manage=True, free=True),
-    Route("POST", "/collections/{c}/snapshots/upload", snapshot_routes.upload, manage=True, text_forbidden=True),
+    Route(
+        "POST", "/collections/{c}/snapshots/upload", snapshot_routes.upload, manage=True, text_forbidden=True, free=True
+    ),
     Route("PUT", "/collections/{c}/snapshots/recover", snapshot_routes.recover, manage=True),
     Route("GET", "/collections/{c}/snapshots/{s}", snapshot_routes.download, text_errors=True),
     Route("DELETE", "/collections/{c}/snapshots/{s}", snapshot_routes.delete, manage=True),

@@ -76,15 +76,25 @@ def upload(call: Call) -> Outcome:
     if checksum is not None and checksum != digest:
         raise RefusedError(400, f"Checksum mismatch: expected {digest}, actual {checksum}")
     if call.wait:
-        call.state.receive(call.path["c"], part.filename, part.data)
+        _receive(call, part)
         return Reply(True)
     return _received_quietly(call, part)
+
+
+def _receive(call: Call, part: multipart.Part) -> None:
+    """The file stays, whatever comes of it, under the name it was sent to."""
+    with call.state.lock:
+        call.state.keep(call.path["c"], part.filename, part.data)
+    gate, call.faults.unpack_gate = call.faults.unpack_gate, None
+    call.faults.hold(gate)
+    with call.state.lock:
+        call.state.restore(call.path["c"], part.data)
 
 
 def _received_quietly(call: Call, part: multipart.Part) -> Outcome:
     """A failure is only in the server's log."""
     with contextlib.suppress(RefusedError):
-        call.state.receive(call.path["c"], part.filename, part.data)
+        _receive(call, part)
     return Accepted()
 
 

@@ -195,11 +195,10 @@ class State:
         self.snapshot(name, snapshot)
         del self.folder(self.find(name).name)[snapshot]
 
-    def receive(self, name: str, filename: str, data: bytes) -> None:
-        """An upload: the file stays, whatever comes of it, under the name it was sent to."""
+    def keep(self, name: str, filename: str, data: bytes) -> None:
+        """What was uploaded, before anything is made of it."""
         filename = filename.replace("\\", "/").rsplit("/", 1)[-1]
         self.folder(name)[filename] = SnapshotFile(data, "", self.now())
-        self.restore(name, data)
 
     def restore(self, name: str, data: bytes) -> Collection:
         content = self._readable(name, data)

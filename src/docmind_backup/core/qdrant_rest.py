@@ -124,8 +124,11 @@ def delete_command(url: str, name: str, snapshot: str = "") -> str:
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether two base URLs lead to the same server as far as their spelling tells."""
-    return _reached(one) == _reached(other)
+    """Whether two base URLs lead to the same server as far as their spelling tells; what is no URL leads to none."""
+    try:
+        return _reached(one) == _reached(other)
+    except ValueError:
+        return False
 
 
 def _reached(url: str) -> tuple[str, int, str]:

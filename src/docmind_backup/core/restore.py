@@ -376,6 +376,9 @@ def _qdrant_blockers(qdrant: QdrantRecord, target: TargetQdrant | None) -> Itera
     yield from server_blockers(target, made_with=qdrant.version or target.version)
     for taken in qdrant.collections:
         yield from collection_blockers(taken, target.names)
+        old = next((state for state in target.collections if state.name == taken.name), None)
+        if old and taken.name not in (target.aliases or {}):
+            yield from old_blockers(old)
 
 
 def server_blockers(target: TargetQdrant, *, made_with: str) -> Iterator[str]:
@@ -392,6 +395,12 @@ def collection_blockers(taken: CollectionRecord, names: Iterable[str]) -> Iterat
         yield f"{alias} is an alias of {taken.name} in the backup and a collection on the target: Qdrant refuses it"
     if problem := shard_problem(taken):
         yield problem
+
+
+def old_blockers(old: CollectionState) -> Iterator[str]:
+    """Why what has the name already must not be replaced: it could not be put back."""
+    if old.exists and old.sharding == "custom":
+        yield f"Qdrant's {old.name} has custom sharding: once it was replaced, it could not be put back"
 
 
 def _warnings(backup: Backup, target: Target, pairs: Iterable[_Pair]) -> Iterator[str]:

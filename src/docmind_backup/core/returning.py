@@ -78,6 +78,8 @@ class Course:
     """Aliases may lead to the target."""
     put_back: bool = False
     """The target may be the saved one again: nothing had that name when this was written."""
+    unanswered: tuple[str, ...] = ()
+    """Files of uploads to the target whose answers have not come: the server may make of them what they hold, yet."""
     clearing: int | None = None
     """The target was found to be ours and is being removed: the points it had."""
 
@@ -115,6 +117,7 @@ def course(data: Mapping[str, Any]) -> Course:
             "points": (int(low), int(high)),
             "old": _state(known["old"]) if known["old"] else None,
             "saved": Saved(**saved) if saved else None,
+            "unanswered": tuple(map(str, known.get("unanswered", ()))),
         }
     )
 
