@@ -275,6 +275,26 @@ def test_a_read_only_key_is_found_out_before_anything_moves(world: str, backup: 
         assert everything(standin) == before
 
 
+@pytest.mark.parametrize("status", [400, 500, 507])
+@pytest.mark.parametrize("world", ["new", "alias"])
+def test_a_server_that_makes_no_collection_is_left_with_nothing_to_undo(
+    world: str, status: int, standin: StandIn, backup: Backup, tmp_path: Path
+) -> None:
+    """It refuses every time: what would clean up after a try would be refused too."""
+    WORLDS[world](standin)
+    before = everything(standin)
+    standin.faults.refuse("PUT", "^/collections/[^/]+$", status, "Service internal error: no room", times=None)
+
+    with connected(standin.url) as server, pytest.raises(QdrantError, match="no room") as raised:
+        returning(server, backup, tmp_path / "home").prepare()
+
+    assert str(raised.value).count("no room") == 1
+    assert everything(standin) == before
+    noted = FileNotes(tmp_path / "home" / "notes.json").get()
+    assert (noted["stage"], noted["tried"]) == (Stage.BACK, False)
+    assert len([request for request in standin.requests if request.method == "PUT"]) == 1
+
+
 def test_points_written_since_it_was_saved_are_not_lost(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
     WORLDS["exact"](standin)
     with connected(standin.url) as server:
