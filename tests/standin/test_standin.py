@@ -324,6 +324,15 @@ def test_requests_are_on_record(server: StandIn, client: httpx.Client) -> None:
     assert (request.headers["api-key"], request.body_size, request.status) == ("k", 14, 200)
 
 
+def test_the_date_may_lag_behind_the_names(server: StandIn, client: httpx.Client) -> None:
+    server.faults.date_lag_s = 1
+
+    made = client.post("/collections/docs/snapshots")
+
+    assert made.headers["date"] == "Sat, 21 Nov 2026 11:59:59 GMT"
+    assert made.json()["result"]["name"].endswith("-2026-11-21-12-00-00.snapshot")
+
+
 def test_someone_elses_snapshot_is_listed(server: StandIn, client: httpx.Client) -> None:
     server.put_snapshot("docs", "theirs.snapshot", b"bytes", age_s=3600)
 

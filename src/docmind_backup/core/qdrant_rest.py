@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -133,6 +133,11 @@ def _reached(url: str) -> tuple[str, int, str]:
     host = parts.hostname or ""
     here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
     return "localhost" if here else host, parts.port or DEFAULT_PORT, parts.path.rstrip("/")
+
+
+DATE_LAG = timedelta(seconds=1)
+"""How far the second in an answer's `Date` may lie behind the one that names a snapshot made then: Qdrant's HTTP library
+renews that header each half second (a name of 01-56-18 was answered at 01:56:17 by 1.18)."""
 
 
 def named_at(snapshot: str) -> datetime | None:
