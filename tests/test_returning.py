@@ -621,13 +621,29 @@ def test_points_written_while_it_is_saved_end_it(standin: StandIn, backup: Backu
 
 
 def test_an_unusual_name_comes_back(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
-    odd = "ünï 100%?#"
+    odd = "ünï 100%#"
     standin.create_collection(odd, points(3, "old"), VECTORS)
     before = everything(standin)
     renamed = replace(backup, taken=replace(backup.taken, name=odd))
 
     restore(standin, renamed, tmp_path / "home")
     assert_restored(standin, odd)
+    roll_back(standin, renamed, tmp_path / "home")
+    assert everything(standin) == before
+
+
+def test_an_alias_with_what_no_collection_may_have_is_switched(
+    standin: StandIn, backup: Backup, tmp_path: Path
+) -> None:
+    odd = 'docs: "live"?'
+    standin.create_collection("docs-before", points(3, "old"), VECTORS)
+    standin.create_alias(odd, "docs-before")
+    before = everything(standin)
+    renamed = replace(backup, taken=replace(backup.taken, name=odd))
+
+    restore(standin, renamed, tmp_path / "home")
+    assert_restored(standin, odd)
+    assert standin.state.aliases[odd].startswith("docs_ _live__-restored-")
     roll_back(standin, renamed, tmp_path / "home")
     assert everything(standin) == before
 

@@ -164,7 +164,7 @@ def _is_there(server: CollectionServer, collection: str) -> bool:
 
 
 def _let_pass(server: CollectionServer, snapshot: str) -> None:
-    """Until the server's clock shows a later second than the snapshot's name; a name from further ahead says nothing."""
+    """Until the server's clock is beyond the second in the snapshot's name; one from further ahead says nothing."""
     named, deadline = named_at(snapshot), time.monotonic() + PASSES_WITHIN_S
     while named and timedelta() <= named - server.now().replace(tzinfo=None) <= DATE_LAG:
         if time.monotonic() >= deadline:
