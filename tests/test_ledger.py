@@ -11,6 +11,7 @@ import stat
 import subprocess
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from tests.fakes import FakeServer
 from tests.standin import StandIn
 
+from docmind_backup import creating
+from docmind_backup import ledger as module
 from docmind_backup.collection import Taken, capture_collection
 from docmind_backup.core.model import Advanced, Event, Omission, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
@@ -372,7 +375,7 @@ def test_nothing_but_the_very_snapshot_is_ever_deleted(listed: list[ServerSnapsh
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl to try the command with")
 @pytest.mark.parametrize("key", ["", "se\"cret$(id)'"])
-@pytest.mark.parametrize("collection", ["plain", "with space", 'it\'s $HOME `id`; "x"', "50%&?#ü", "a'b\\c"])
+@pytest.mark.parametrize("collection", ["plain", "with space", "it's $HOME `id`; x", "50%&#ü", "a'b'c"])
 def test_the_command_for_a_candidate_removes_it_with_the_key_of_the_environment(
     collection: str, key: str, ledger: Ledger
 ) -> None:
@@ -422,6 +425,7 @@ def test_the_intent_is_on_the_disk_before_the_call_and_the_name_right_after_it(
     seen: dict[str, tuple[Begun, ...]] = {}
     for method in ("create_snapshot", "download", "delete_snapshot"):
         server.before(method, lambda method=method: seen.setdefault(method, ledger.pending()))
+    server.before("identity", lambda: setattr(server, "clock", lambda: NOW + timedelta(seconds=1)))
 
     taken = capture(server, ledger, tmp_path / "staging")
 
@@ -436,6 +440,43 @@ def test_the_intent_is_on_the_disk_before_the_call_and_the_name_right_after_it(
     ]
     assert ledger.pending() == ()
     assert names(server) == ["theirs.snapshot"]
+
+
+def test_a_second_that_the_servers_date_has_not_reached_may_be_taken(
+    ledger: Ledger, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says 55 at the end of 56; theirs is begun, and listed, in 57, and so would ours be."""
+    monkeypatch.setattr(creating, "FREE_WITHIN_S", 0)
+    server.before("snapshots", lambda: server.put("docs", "docs-1-2026-07-18-05-27-57.snapshot", b"theirs"))
+
+    with pytest.raises(creating.Crowded):
+        creating.begin(server, ledger, "docs", "B")
+
+    assert ledger.pending() == ()
+
+
+@pytest.mark.parametrize(("ahead_s", "looks"), [(-1, 1), (0, 2), (1, 3), (2, 1)])
+def test_the_second_of_a_name_has_passed_when_the_servers_clock_is_beyond_it(
+    server: FakeServer, ahead_s: int, looks: int
+) -> None:
+    """A second ahead: its date lags. Further ahead: somebody set its clock back, and that may take hours."""
+    seconds, made = count(), f"docs-1-{NOW + timedelta(seconds=ahead_s):%Y-%m-%d-%H-%M-%S}.snapshot"
+    server.put("docs", made, b"ours")
+    (listed,) = server.snapshots("docs")
+    server.clock = lambda: NOW + timedelta(seconds=next(seconds))
+
+    fate = delete_ours(server, begun().answered(listed, server.identity("docs", made)))
+
+    assert (fate, next(seconds)) == (Fate.DELETED, looks)
+
+
+def test_a_clock_that_stands_still_is_not_awaited_for_ever(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PASSES_WITHIN_S", 0.1)
+    listed = server.create_snapshot("docs")
+
+    fate = delete_ours(server, begun().answered(listed, server.identity("docs", listed.name)))
+
+    assert fate is Fate.DELETED
 
 
 def test_it_is_counted_on_both_sides_of_the_snapshot(ledger: Ledger, server: FakeServer, tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def test_a_key_that_may_only_read_is_told_before_any_data_moves(cli: Cli, made: 
     server.faults.refuse("DELETE", PREFIX, 403, "Forbidden: Global manage access is required", times=None)
     not_proven(cli, made, rehearse(cli, made), "the API key is read-only")
     assert not [r for r in server.requests if r.path.endswith("/upload")]
+    assert notes(made) == []
+    assert [r.method for r in server.requests if r.path.startswith(f"/collections/{PREFIX}")] == ["PUT", "PUT"]
 
 
 def test_what_the_server_cannot_take_is_no_damage(cli: Cli, made: DocMindV2, server: StandIn) -> None:

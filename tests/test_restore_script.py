@@ -601,9 +601,47 @@ def test_what_exists_on_the_server_is_never_touched(
 
     assert done.code == 17
     assert "exists" in done.err
-    assert "curl -X DELETE" in done.out
     assert look(project) == before
     assert {request.method for request in server.requests[asked:]} == {"GET"}
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+@pytest.mark.parametrize("what", ["collection", "alias"])
+def test_what_is_shown_to_free_a_name_works_when_it_is_pasted(
+    cli: Cli,
+    saved: Saved,
+    project: Path,
+    server: StandIn,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    shell: Sequence[str],
+    what: str,
+) -> None:
+    """With a key, where a proxy is set. An alias is no collection: DELETE would leave it, in silence."""
+    server.api_key, alias, image = KEY, "docs of 'all'", saved.env.image_collection
+    monkeypatch.setenv("DOCMIND_DATABASE__QDRANT_API_KEY", KEY)
+    script = script_for(cli, saved.backup, project)
+    server.create_collection("precious" if what == "alias" else image)
+    if what == "alias":
+        server.create_alias(alias, "precious")
+        server.create_alias("other", "precious")
+    key = {"QDRANT_API_KEY" if what == "alias" else "DOCMIND_DATABASE__QDRANT_API_KEY": KEY}
+
+    done = run(script, "--yes", shell=shell, **key)
+
+    assert done.code == 17, done.err
+    assert KEY not in done.out + done.err
+    environment = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:1", **key}
+    pasted = [str(shutil.which(shell[0])), *shell[1:], "-c"]
+    for line in [line for line in done.out.splitlines() if line.startswith("    ")]:
+        command = line.replace("NAME'", f"{next(iter(server.snapshots(image)), '')}'")
+        subprocess.run([*pasted, command], cwd=project, env=environment, check=True)
+    if what == "alias":
+        assert (server.collections(), server.state.aliases) == (["precious"], {"other": "precious"})
+    else:
+        assert server.collections() == []
+        assert {path.name: path.read_bytes() for path in project.glob("*.snapshot")} == server.snapshots(image)
+        assert len(server.snapshots(image)) == 1
 
 
 def test_a_server_of_another_version_than_planned_or_none_stops_it(

@@ -51,6 +51,15 @@ def name(server: QdrantServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def other(server: QdrantServer, name: str) -> Iterator[str]:
+    """Another one, empty."""
+    made = f"{name} other"
+    server.create_collection(made)
+    yield made
+    server.delete_collection(made)
+
+
+@pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.snapshot"
     path.write_bytes(recorded("text"))
@@ -127,10 +136,9 @@ def test_a_collection_that_is_there_is_not_made_again(server: QdrantServer, name
         server.create_collection(name)
 
 
-def test_aliases_are_set_moved_and_taken_away_in_one_step(server: QdrantServer, name: str) -> None:
-    one, two, other = (f"{name} {word}" for word in ("one", "two", "other"))
+def test_aliases_are_set_moved_and_taken_away_in_one_step(server: QdrantServer, name: str, other: str) -> None:
+    one, two = f"{name} one", f"{name} two"
     server.create_collection(name)
-    server.create_collection(other)
     server.set_aliases({one: name, two: name})
     server.set_aliases({one: other, two: None, f"{name} never": None})
 

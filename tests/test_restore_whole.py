@@ -226,6 +226,23 @@ def test_a_failure_at_each_call_leaves_files_and_collections_as_they_were(world:
     assert codes[-1] == 3 or codes[-1] == 0
 
 
+@pytest.mark.usefixtures("unproved")
+def test_a_server_that_makes_no_collection_leaves_nothing_unfinished(world: World, cli: Cli) -> None:
+    """It refuses every time, also when it is asked to help in cleaning up."""
+    world.standin.delete_collection(world.image)
+    old = world.see()
+    world.standin.faults.answer("PUT", "^/collections/[^/]+$", 500, JSON, FULL, times=None)
+
+    done = cli("restore", "latest", *world.where, *world.small, "--yes")
+
+    assert done.code == 15, done.err
+    assert done.err.count("No space left on device") == 1
+    assert "rollback" not in done.err
+    assert not world.journal().exists()
+    assert world.see() == old
+    assert cli("create", *world.where, "-q", "--only", "chat").code == 0
+
+
 # -- not everything ------------------------------------------------------------------------------------
 
 

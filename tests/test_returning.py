@@ -298,6 +298,26 @@ def test_a_read_only_key_is_found_out_before_anything_moves(world: str, backup: 
         assert everything(standin) == before
 
 
+@pytest.mark.parametrize("status", [400, 500, 507])
+@pytest.mark.parametrize("world", ["new", "alias"])
+def test_a_server_that_makes_no_collection_is_left_with_nothing_to_undo(
+    world: str, status: int, standin: StandIn, backup: Backup, tmp_path: Path
+) -> None:
+    """It refuses every time: what would clean up after a try would be refused too."""
+    WORLDS[world](standin)
+    before = everything(standin)
+    standin.faults.refuse("PUT", "^/collections/[^/]+$", status, "Service internal error: no room", times=None)
+
+    with connected(standin.url) as server, pytest.raises(QdrantError, match="no room") as raised:
+        returning(server, backup, tmp_path / "home").prepare()
+
+    assert str(raised.value).count("no room") == 1
+    assert everything(standin) == before
+    noted = FileNotes(tmp_path / "home" / "notes.json").get()
+    assert (noted["stage"], noted["tried"]) == (Stage.BACK, False)
+    assert len([request for request in standin.requests if request.method == "PUT"]) == 1
+
+
 def test_points_written_since_it_was_saved_are_not_lost(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
     WORLDS["exact"](standin)
     with connected(standin.url) as server:
@@ -693,13 +713,29 @@ def test_points_written_while_it_is_saved_end_it(standin: StandIn, backup: Backu
 
 
 def test_an_unusual_name_comes_back(standin: StandIn, backup: Backup, tmp_path: Path) -> None:
-    odd = "ünï 100%?#"
+    odd = "ünï 100%#"
     standin.create_collection(odd, points(3, "old"), VECTORS)
     before = everything(standin)
     renamed = replace(backup, taken=replace(backup.taken, name=odd))
 
     restore(standin, renamed, tmp_path / "home")
     assert_restored(standin, odd)
+    roll_back(standin, renamed, tmp_path / "home")
+    assert everything(standin) == before
+
+
+def test_an_alias_with_what_no_collection_may_have_is_switched(
+    standin: StandIn, backup: Backup, tmp_path: Path
+) -> None:
+    odd = 'docs: "live"?'
+    standin.create_collection("docs-before", points(3, "old"), VECTORS)
+    standin.create_alias(odd, "docs-before")
+    before = everything(standin)
+    renamed = replace(backup, taken=replace(backup.taken, name=odd))
+
+    restore(standin, renamed, tmp_path / "home")
+    assert_restored(standin, odd)
+    assert standin.state.aliases[odd].startswith("docs_ _live__-restored-")
     roll_back(standin, renamed, tmp_path / "home")
     assert everything(standin) == before
 

@@ -390,6 +390,34 @@ def test_a_snapshot_that_takes_our_name_before_we_delete_ours_stays(
     assert notes(env) == []
 
 
+@pytest.mark.parametrize("lag_s", [0, 1])
+def test_ours_is_deleted_only_when_nobody_can_get_its_name_any_more(
+    lag_s: int, cli: Cli, env: DocMindV2, server: StandIn
+) -> None:
+    """DELETE has no condition: whoever makes a snapshot between our last look and it must get another name."""
+    text, clock, asked = env.text_collection, Clock(), count()
+    server.set_clock(clock)
+    server.faults.date_lag_s = lag_s
+    server.put_snapshot(text, "theirs.snapshot", b"theirs", age_s=60)
+
+    def each_second_time() -> None:
+        if next(asked) % 2:
+            clock.tick()
+
+    def once_it_is_made() -> None:
+        server.faults.before("GET", "^/$", each_second_time, times=None)
+
+    theirs: list[str] = []
+    server.faults.after("POST", snapshots_path(env), once_it_is_made)
+    server.faults.before("DELETE", f"/{text}/snapshots/", lambda: theirs.append(server.create_snapshot(text)))
+
+    made = create(cli, env)
+
+    assert made.code == 0, made.err
+    assert server.snapshots(text).keys() == {"theirs.snapshot", *theirs}
+    assert len(theirs) == 1
+
+
 def test_snapshots_of_others_are_counted_and_left(cli: Cli, env: DocMindV2, server: StandIn) -> None:
     server.put_snapshot(env.text_collection, "theirs.snapshot", b"theirs", age_s=60)
 

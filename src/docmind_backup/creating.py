@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from docmind_backup.core.qdrant_rest import named_at
+from docmind_backup.core.qdrant_rest import DATE_LAG, named_at
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.errors import QdrantError, QdrantUnclear
 from docmind_backup.ledger import Begun, Fate, Ledger, delete_ours
@@ -119,7 +119,7 @@ def _free_second(server: CollectionServer, collection: str) -> tuple[datetime, t
         there = server.snapshots(collection)
         taken = {second for s in there if (second := named_at(s.name))}
         naive = now.replace(tzinfo=None)
-        until = naive + timedelta(seconds=1 + time.monotonic() - asked)
+        until = naive + DATE_LAG + timedelta(seconds=1 + time.monotonic() - asked)
         if not any(naive <= second <= until for second in taken):
             return now, there
         if time.monotonic() >= deadline:

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from docmind_backup import durable
 from docmind_backup.catalog import read_limited
-from docmind_backup.core.qdrant_rest import delete_command, named_at, same_address
+from docmind_backup.core.qdrant_rest import DATE_LAG, delete_command, named_at, same_address
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
 from docmind_backup.errors import QdrantError, QdrantUnreachable
 
 LATE = timedelta(days=1)
 """How long a create call whose answer never came may still bring forth a snapshot."""
+PASSES_WITHIN_S = 3
+"""Seconds for which it is awaited that a second passes: it, the server's lag, and a bit. A clock may stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,10 @@ def _is_there(server: CollectionServer, collection: str) -> bool:
 
 
 def _let_pass(server: CollectionServer, snapshot: str) -> None:
-    """Until the server's clock shows another second than the snapshot's name; one that stands still is not awaited."""
-    for _ in range(25):
-        if named_at(snapshot) != server.now().replace(tzinfo=None):
+    """Until the server's clock is beyond the second in the snapshot's name; one from further ahead says nothing."""
+    named, deadline = named_at(snapshot), time.monotonic() + PASSES_WITHIN_S
+    while named and timedelta() <= named - server.now().replace(tzinfo=None) <= DATE_LAG:
+        if time.monotonic() >= deadline:
             return
         time.sleep(0.05)
 

@@ -305,7 +305,11 @@ class _Upload:
 
 def _may_write(server: RestoreTarget, made: ScratchCollection) -> None:
     """A key that may only read is refused here, before any data moves."""
-    server.create_collection(made.name)
+    try:
+        server.create_collection(made.name)
+    except QdrantError as error:
+        made.refused = not error.may_be_done
+        raise
     server.delete_collection(made.name)
 
 

@@ -265,12 +265,13 @@ class CollectionReturn:
         return self._note(course, tried=False)
 
     def _probe(self, course: Course) -> Course:
-        """A key that may only read is refused here, before any data moves; a refusal made nothing."""
+        """A key that may only read, or a full disk, is found here, before any data moves; a refusal made nothing."""
         course = self._note(course, tried=True)
         try:
             self._server.create_collection(course.trial)
-        except QdrantRefused:
-            self._note(course, tried=False)
+        except QdrantError as error:
+            if not error.may_be_done:
+                self._note(course, tried=False)
             raise
         uploads.remove(self._server, course.trial, course.files)
         return self._note(course, tried=False)

@@ -46,6 +46,8 @@ class ScratchCollection:
     def __init__(self, note: Note, fd: int) -> None:
         self.name = note.name
         self.file = note.file
+        self.refused = False
+        """The server said that it makes no collection of this name: there is nothing to remove."""
         self._fd = fd
 
     def answered(self) -> None:
@@ -71,9 +73,9 @@ def scratch_collection(folder: Path, server: RestoreTarget, backup_id: str) -> I
     uploads.check_free(server, note.name)
     path = folder / f"{token}.json"
     fd = _written(path, note)
-    ended = False
+    made, ended = ScratchCollection(note, fd), False
     try:
-        yield ScratchCollection(note, fd)
+        yield made
         ended = True
     except QdrantError as error:
         ended = not error.may_be_done
@@ -81,7 +83,8 @@ def scratch_collection(folder: Path, server: RestoreTarget, backup_id: str) -> I
     finally:
         try:
             with suppress(QdrantError):
-                uploads.remove(server, note.name, (note.file,))
+                if not made.refused:
+                    uploads.remove(server, note.name, (note.file,))
                 if ended:
                     path.unlink()
         finally:

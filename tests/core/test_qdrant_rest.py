@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import pytest
@@ -126,3 +127,27 @@ ERROR = b'{"status": {"error": "no"}, "time": 0}'
 )
 def test_only_a_refusal_of_qdrants_own_says_that_nothing_was_done(status: int, body: bytes, may_be_done: bool) -> None:
     assert rest.Refusals("http://localhost:6333", "").of(status, body).may_be_done is may_be_done
+
+
+@pytest.mark.parametrize("key", ["k", "e", "t", "No space", "Not found: Collection"])
+@pytest.mark.parametrize(
+    ("status", "said", "understood"),
+    [
+        (400, "Checksum mismatch: expected 1, actual 2", "is not the snapshot that was sent"),
+        (500, "Service internal error: No space left on device (os error 28)", "the disk of the Qdrant server"),
+        (500, "Service internal error: no such segment", "could not restore the snapshot"),
+    ],
+)
+def test_a_key_that_is_a_part_of_the_servers_words_does_not_change_what_they_mean(
+    key: str, status: int, said: str, understood: str
+) -> None:
+    body = json.dumps({"status": {"error": said}, "time": 0.0}).encode()
+
+    assert understood in str(rest.Refusals("http://localhost:6333", key).of_upload(status, body))
+
+
+@pytest.mark.parametrize("key", ["", "o", "Not found"])
+def test_what_is_not_there_is_not_there_whatever_the_key_is(key: str) -> None:
+    body = json.dumps({"status": {"error": "Not found: Collection `docs` doesn't exist!"}, "time": 0.0}).encode()
+
+    assert isinstance(rest.Refusals("http://localhost:6333", key).of(404, body), rest.NotFoundError)

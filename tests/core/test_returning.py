@@ -82,10 +82,25 @@ def test_the_way_is_decided_by_what_has_the_name(
     assert found.old == (old if way is Way.EXACT else None)
 
 
+@pytest.mark.parametrize("char", [*'<>:"/\\|?*\0\x1f', "\udcff"], ids=lambda char: f"{ord(char):x}")
+def test_a_name_that_is_made_is_one_that_the_server_takes(char: str) -> None:
+    """An alias may have what no collection may, and a foreign backup's id is the name of its folder."""
+    wanted = f"my{char}docs"
+    alias = decided(target("x", **{wanted: "x"}), wanted=wanted)
+    scratch = decide(TAKEN, "docs", target(), ABSENT, points=(5, 5), token="0123456789ab", backup_id=wanted)
+
+    assert ascii(alias.target) == ascii(alias.trial) == "'my_docs-restored-0123456789ab'"
+    assert alias.aliases.get(wanted) == "x"
+    assert ascii(scratch.trial) == "'docmind-backup-scratch-my_docs-0123456789ab'"
+
+
 def test_names_made_of_long_ones_fit() -> None:
     long = "n" * 255
 
     assert len(decided(target("x", **{long: "x"}), wanted=long).target) <= 255
+    scratch = decide(TAKEN, "docs", target(), ABSENT, points=(5, 5), token="0123456789ab", backup_id=long).trial
+    assert len(scratch) <= 255
+    assert scratch.endswith("-0123456789ab")
 
 
 def test_a_course_outlives_json() -> None:

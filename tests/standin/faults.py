@@ -148,6 +148,9 @@ class Faults:
     """Descriptions name this sha256 instead of the true one."""
     no_checksum: bool = False
     """Descriptions have no checksum key (S3, before 1.8)."""
+    date_lag_s: int = 0
+    """The `date` of each answer lies so far behind the clock that names snapshots. Recorded: up to one second
+    (two-nodes.json, "snapshot on 1": 01-56-18 in the name, 01:56:17 as the date)."""
     delete_fails: int = 0
     """So many snapshot deletions answer 500 and leave the file."""
     downloads: list[DownloadFault | None] = field(default_factory=list)

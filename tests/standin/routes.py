@@ -108,7 +108,7 @@ def create(call: Call) -> Outcome:
 
 
 def delete(call: Call) -> Outcome:
-    """Of an unknown collection: not recorded; false by the source."""
+    """Of an unknown collection, or of an alias: not recorded; false by the source."""
     return Reply(call.state.delete(call.path["c"]))
 
 

@@ -96,7 +96,7 @@ class State:
         """By name or alias."""
         collection = self.collections.get(self.aliases.get(name, name))
         if collection is None:
-            raise RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
+            raise _not_there(name)
         return collection
 
     # -- collections and aliases
@@ -110,15 +110,15 @@ class State:
         return created
 
     def delete(self, name: str) -> bool:
-        """Its snapshot files stay."""
-        name = self.aliases.get(name, name)
+        """Its snapshot files stay. An alias is not followed: false, and nothing is deleted."""
         self.aliases = {alias: target for alias, target in self.aliases.items() if target != name}
         return self.collections.pop(name, None) is not None
 
     def change_alias(self, action: dict[str, Any]) -> None:
         match action:
             case {"create_alias": {"collection_name": target, "alias_name": alias}}:
-                self.find(target)
+                if target not in self.collections:  # an alias of an alias there is not
+                    raise _not_there(target)
                 if alias in self.collections:
                     raise RefusedError(409, f"Wrong input: Collection `{alias}` already exists!")
                 self.aliases[alias] = target
@@ -230,11 +230,16 @@ class State:
         return content
 
 
+def _not_there(name: str) -> RefusedError:
+    return RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
+
+
 def _check_name(name: str) -> None:
-    if "/" in name:
+    """Recorded with "/"; the other characters by the source (common/validation.rs), in its order."""
+    if refused := next((char for char in '<>:"/\\|?*\0\x1f' if char in name), ""):
         raise RefusedError(
             422,
-            'Validation error in path parameters: [collection_name: collection name cannot contain "/" char]',
+            f'Validation error in path parameters: [collection_name: collection name cannot contain "{refused}" char]',
         )
     if not 1 <= len(name) <= 255:
         raise RefusedError(

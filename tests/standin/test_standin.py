@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -322,6 +323,40 @@ def test_requests_are_on_record(server: StandIn, client: httpx.Client) -> None:
         "timeout=1",
     )
     assert (request.headers["api-key"], request.body_size, request.status) == ("k", 14, 200)
+
+
+@pytest.mark.parametrize("char", '<>:"/\\|?*\0\x1f', ids=lambda char: f"{ord(char):x}")
+def test_a_name_with_what_no_collection_may_have_is_refused(client: httpx.Client, char: str) -> None:
+    refused = client.put(
+        f"/collections/{quote(f'a{char}b', safe='')}", json={"vectors": {"size": 1, "distance": "Dot"}}
+    )
+
+    why = f'[collection_name: collection name cannot contain "{char}" char]'
+    assert refused.status_code == 422
+    assert refused.json()["status"]["error"] == f"Validation error in path parameters: {why}"
+
+
+def test_an_alias_is_no_collection(server: StandIn, client: httpx.Client) -> None:
+    """It is neither deleted as one, nor can another alias lead to it."""
+    server.create_alias("live", "docs")
+    action = {"create_alias": {"collection_name": "live", "alias_name": "second"}}
+
+    deleted = client.delete("/collections/live")
+    led = client.post("/collections/aliases", json={"actions": [action]})
+
+    assert (deleted.status_code, deleted.json()["result"]) == (200, False)
+    assert led.status_code == 404
+    assert led.json()["status"]["error"] == "Not found: Collection `live` doesn't exist!"
+    assert (server.collections(), server.state.aliases) == (["docs"], {"live": "docs"})
+
+
+def test_the_date_may_lag_behind_the_names(server: StandIn, client: httpx.Client) -> None:
+    server.faults.date_lag_s = 1
+
+    made = client.post("/collections/docs/snapshots")
+
+    assert made.headers["date"] == "Sat, 21 Nov 2026 11:59:59 GMT"
+    assert made.json()["result"]["name"].endswith("-2026-11-21-12-00-00.snapshot")
 
 
 def test_someone_elses_snapshot_is_listed(server: StandIn, client: httpx.Client) -> None:

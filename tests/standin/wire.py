@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Protocol
@@ -207,7 +207,7 @@ class Wire(BaseHTTPRequestHandler):
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response_only(status)
-        date = format_datetime(self.site.state.now(), usegmt=True)
+        date = _http_date(self.site.state.now() - timedelta(seconds=self.site.faults.date_lag_s))
         for name, value in (headers | {"date": date}).items():
             self.send_header(name, value.encode().decode("latin-1"))
         self.end_headers()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -136,6 +136,11 @@ def _reached(url: str) -> tuple[str, int, str]:
     host = parts.hostname or ""
     here = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
     return "localhost" if here else host, parts.port or DEFAULT_PORT, parts.path.rstrip("/")
+
+
+DATE_LAG = timedelta(seconds=1)
+"""How far the second in an answer's `Date` may lie behind the one in the name of a snapshot made then: it is renewed
+each half second (Qdrant 1.18 answered 01:56:17 with a name of 01-56-18)."""
 
 
 def named_at(snapshot: str) -> datetime | None:
@@ -292,7 +297,8 @@ class Refusals:
 
     def of(self, status: int, body: bytes, *, changes: str = "") -> QdrantError:
         """`changes`: what the call would have altered on the server (`creating a snapshot`), if anything."""
-        words = self._words(body)
+        said = _said(body)
+        words = self._shown(said)
         match status:
             case 401 if not self.key:
                 return QdrantRefused("Qdrant wants an API key and none is set", hint=f"set {KEY_SETTING}")
@@ -303,12 +309,12 @@ class Refusals:
                 return QdrantRefused(problem, hint=f"set {KEY_SETTING} to such a key")
             case 403:
                 return QdrantRefused(f"the API key does not allow this: {words}", hint=f"change {KEY_SETTING}")
-            case 404 if words.startswith("Not found"):
+            case 404 if said.startswith("Not found"):
                 return NotFoundError(f"Qdrant at {self.url} says: {words}")
             case _ if 300 <= status < 400:
                 problem = f"{self.url} answers with a redirect ({status}), which is not followed"
                 return QdrantError(problem, hint=f"set {URL_SETTING} to the address of Qdrant itself")
-            case _ if status == 507 or "No space left on device" in words:
+            case _ if status == 507 or "No space left on device" in said:
                 problem = f"the disk of the Qdrant server (not that of the backups) is full: {words}"
                 return QdrantError(problem, hint="free space where Qdrant keeps its storage and snapshots")
             case 502 | 504:
@@ -320,14 +326,16 @@ class Refusals:
 
     def of_upload(self, status: int, body: bytes) -> QdrantError:
         """As `of`. Qdrant 1.18 tells a wrong checksum (400) from what it cannot unpack (500, with paths of its own)."""
-        words = self._words(body)
-        if status == 400 and words.startswith("Checksum mismatch"):
+        said = _said(body)
+        if status == 400 and said.startswith("Checksum mismatch"):
             problem = f"what arrived at Qdrant ({self.url}) is not the snapshot that was sent"
             return QdrantError(problem, hint="something on the way alters it; try again, or nearer to the server")
         refusal = self.of(status, body, changes="restoring a collection")
-        if status != 500 or "No space left" in words:
+        if status != 500 or "No space left" in said:
             return refusal
-        return QdrantError(f"Qdrant at {self.url} could not restore the snapshot: {_WORKSPACE.sub('', words)}")
+        return QdrantError(
+            f"Qdrant at {self.url} could not restore the snapshot: {self._shown(_WORKSPACE.sub('', said))}"
+        )
 
     def unknown_answer(self) -> QdrantError:
         problem = f"an answer of {self.url} is not one that this tool knows"
@@ -337,13 +345,18 @@ class Refusals:
         """`error`, to be raised from; None when a traceback would print the key with what was said."""
         return None if self.key and self.key.encode() in said else error
 
-    def _words(self, body: bytes) -> str:
-        """The server's own words: one line, 300 characters, without the key should it repeat it."""
-        text = body.decode("utf-8", "replace")
-        with suppress(ValueError, LookupError, TypeError, RecursionError):
-            text = str(json.loads(text)["status"]["error"])
+    def _shown(self, text: str) -> str:
+        """For a person: one line, 300 characters, without the key should the server repeat it."""
         line = " ".join((text.replace(self.key, "<key>") if self.key else text).split())
         return "".join(char if char.isprintable() else "?" for char in line[:300]) or "(nothing more)"
+
+
+def _said(body: bytes) -> str:
+    """The server's own words. What they mean is asked of these: a short key may be a part of any word."""
+    text = body.decode("utf-8", "replace")
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        text = str(json.loads(text)["status"]["error"])
+    return text.strip()
 
 
 def _is_qdrants(body: bytes) -> bool:

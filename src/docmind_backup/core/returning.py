@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -14,6 +15,8 @@ from docmind_backup.core.restore import TargetQdrant, collection_blockers, serve
 
 MAX_NAME = 255
 """Characters of a collection's name on a server (Qdrant 1.18)."""
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\0\x1f\ud800-\udfff]')
+"""What Qdrant 1.18 makes no collection with; an alias, and a folder whose name is a backup's id, may have it."""
 
 
 class Way(StrEnum):
@@ -148,9 +151,9 @@ def decide(
 ) -> Course:
     """The way for `taken` to the name `wanted`. `old` is what is there under it (or `exists=False`)."""
     now = target.aliases or {}
-    scratch = f"docmind-backup-scratch-{backup_id}-{token}"
+    scratch = f"docmind-backup-scratch-{_safe(backup_id)}-{token}"
     if wanted in now:
-        fresh = f"{wanted[: MAX_NAME - 40]}-restored-{token}"
+        fresh = f"{_safe(wanted)}-restored-{token}"
         way, place, trial = Way.ALIAS, fresh, fresh
     else:
         way, place, trial = (Way.EXACT if old.exists else Way.NEW), wanted, scratch
@@ -167,6 +170,11 @@ def decide(
         aliases={alias: now.get(alias) for alias in sorted(leading)},
         old=old if way is Way.EXACT else None,
     )
+
+
+def _safe(name: str) -> str:
+    """As the part of a name that the server takes, with room for what makes it ours."""
+    return _NOT_IN_NAMES.sub("_", name)[: MAX_NAME - 40]
 
 
 # -- comparing -----------------------------------------------------------------------------------

@@ -208,8 +208,15 @@ def _checks(
         yield f"version {quote(target.qdrant.version)}"
         for taken in collections:
             for name in (taken.name, *taken.state.aliases):
-                yield f"free_name {quote(printable(name))} {quote(collection_path(name))}"
+                yield _free_name(name)
     yield f"check_backup {backup.record.digests[SUMS]}"
+
+
+def _free_name(name: str) -> str:
+    """Its JSON is as Qdrant writes it, so that it is found in a list; `'` is not in a body for a person's shell."""
+    listed = json.dumps(name, ensure_ascii=False)
+    unset = json.dumps({"actions": [{"delete_alias": {"alias_name": name}}]}).replace("'", "\\u0027")
+    return f"free_name {quote(printable(name))} {quote(collection_path(name))} {encoded(listed)} {quote(unset)}"
 
 
 def _ready(moves: Iterable[_Move], collections: Iterable[CollectionRecord]) -> Iterator[str]:

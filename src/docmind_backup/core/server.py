@@ -56,7 +56,7 @@ class CollectionServer(Protocol):
     def version(self) -> str: ...
 
     def now(self) -> datetime:
-        """The server's own clock, UTC, whole seconds."""
+        """The server's own clock, UTC, whole seconds; up to a second behind the one that names snapshots."""
         ...
 
     def peers(self) -> int:

@@ -36,6 +36,8 @@ is_there() { [ -e "$1" ] || [ -L "$1" ]; }
 
 START = r"""
 KEY=${QDRANT_API_KEY:-${DOCMIND_DATABASE__QDRANT_API_KEY:-}}
+KEY_NAME=QDRANT_API_KEY
+[ -n "${QDRANT_API_KEY:-}" ] || [ -z "$KEY" ] || KEY_NAME=DOCMIND_DATABASE__QDRANT_API_KEY
 unset QDRANT_API_KEY DOCMIND_DATABASE__QDRANT_API_KEY # no other program gets it
 mask=$(umask)
 umask 077
@@ -187,18 +189,35 @@ version() { # VERSION
     esac
 }
 
-free_name() { # NAME PATH: neither a collection nor an alias
+by_hand() { # CURL'S ARGUMENTS: a command for a person; the key, by its variable's name, goes to no proxy
+    say "    printf 'api-key: %s\\n' \"\$$KEY_NAME\" | curl $1 -H @- -fsS --noproxy '*'"
+}
+
+free_name() { # NAME PATH NAME-IN-JSON BODY: neither a collection nor an alias; BODY of the call that removes an alias
     ask GET "$2"
     case $code in
-    404) ;;
-    200)
-        say "Qdrant has $1 already, as a collection or an alias, and this script deletes and overwrites nothing there."
-        say "If it may go: save it (curl -X POST '$QDRANT$2/snapshots', then download that), then delete it:"
-        say "curl -X DELETE '$QDRANT$2'"
-        stop 17 "$1 exists"
-        ;;
+    404) return 0 ;;
+    200) ;;
     *) refused "$1" ;;
     esac
+    ask GET /aliases
+    [ "$code" = 200 ] || refused "the list of aliases"
+    decoded "$3"
+    say "Qdrant has $1 already, and this script deletes and overwrites nothing there. If it may go:"
+    case $answer in
+    *'"alias_name":'"$n"*)
+        say "it is an alias; the collection that it leads to stays when this removes it:"
+        by_hand "-X POST '$QDRANT/collections/aliases' -H 'content-type: application/json' -d '$4'"
+        ;;
+    *)
+        say "it is a collection; save it first, by a snapshot and its download (under the name that the first gives):"
+        by_hand "-X POST '$QDRANT$2/snapshots'"
+        by_hand "-O '$QDRANT$2/snapshots/NAME'"
+        say "then this deletes it:"
+        by_hand "-X DELETE '$QDRANT$2'"
+        ;;
+    esac
+    stop 17 "$1 exists"
 }
 
 upload() { # NAME PATH FILE SHA256 MIN MAX: made, counted, and the server's copy of the file deleted
