@@ -137,3 +137,16 @@ def crashed_and_saved(home: Home) -> int:
     """A backup of now, with what the killed application left beside its databases."""
     where = ("-C", home.project, "--dest", home.backups)
     return home.cli("create", *where, "--no-qdrant-snapshot", "-q").code
+
+
+# -- what comes ----------------------------------------------------------------------------------
+
+
+def test_a_file_under_both_of_its_names_comes_to_both_places(home: Home) -> None:
+    to = home.project.parent / "look"
+
+    done = home.pick("uploads/document-00.pdf", "data/uploads/document-00.pdf", "--to", to)
+
+    assert done.code == 0, done.err
+    original = (home.data / "uploads" / "document-00.pdf").read_bytes()
+    assert [(to / name / "document-00.pdf").read_bytes() for name in ("uploads", "data/uploads")] == [original] * 2

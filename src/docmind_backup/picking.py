@@ -17,7 +17,7 @@ from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
 from docmind_backup.core.proposing import command
 from docmind_backup.core.restore import SIDECARS
-from docmind_backup.core.selection import destination, wanted_files
+from docmind_backup.core.selection import destinations, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
 from docmind_backup.opening import Opened, check_inventory, entries
 from docmind_backup.reach import lexists, lstat, near
@@ -61,13 +61,13 @@ def pick(
     wanted = wanted_files(backup.record, names)
     with reading(backup.directory), target_errors(to):
         listed = [
-            (entry, goes) for entry in entries(opened) or _entries(backup) if (goes := destination(entry.path, wanted))
+            (entry, goes) for entry in entries(opened) or _entries(backup) for goes in destinations(entry.path, wanted)
         ]
         _refuse_missing(backup, names, [goes for _, goes in listed])
         _refuse_in_use(to, [goes for _, goes in listed], in_use)
         found = [(entry, to / goes) for entry, goes in listed]
         if lexists(str(to)):
-            _refuse_links(to, wanted.values())
+            _refuse_links(to, (goes for _, goes in wanted))
             _refuse_what_is_there(found)
         damaged = _damaged(backup, found)
         if damaged and not skip_damaged:
