@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.catalogs import held_by_another
+from tests.catalogs import flip, held_by_another, only_backup
 from tests.conftest import Cli, Result
 from tests.environments import build_v2
 from tests.killing import Tree, look
@@ -506,6 +506,55 @@ def test_the_plan_names_what_belongs_to_a_part_and_stays_as_it_is(run: Restore) 
     assert [stay in shown["warnings"] for shown in (whole, part, apart)] == [False, True, False]
     current = [[c["what"] for c in shown["checks"] if c["what"].endswith("CURRENT")] for shown in (whole, part, apart)]
     assert current == [["data/storage/CURRENT"], [], []]
+
+
+# -- what is left out ----------------------------------------------------------------------------
+
+
+def test_what_stays_because_its_backup_is_damaged_is_not_told_as_gone(
+    run: Restore, project: Path, tmp_path: Path
+) -> None:
+    flip(only_backup(tmp_path / "backups") / "data" / "chat.db", 5000)
+    before = look(project / "data" / "chat.db")
+    written, stays = (
+        "what was written since",
+        "data/chat.db: damaged in the backup, left out; the one that is there stays",
+    )
+    skip = ("restore", "latest", "--yes", "--skip-damaged")
+
+    alone, among, beside = (run(*skip, *more) for more in (
+        ("--only", "chat"), ("--only", "chat,uploads"), ("--only", "chat,uploads", "--to", tmp_path / "beside"),
+    ))  # fmt: skip
+
+    assert [done.code for done in (alone, among, beside)] == [3, 3, 3]
+    assert look(project / "data" / "chat.db") == before
+    assert [stays in done.err for done in (alone, among, beside)] == [True, True, False]
+    assert "nothing came back, and everything is as it was" in alone.err
+    assert (written in alone.err, "--rollback" in alone.err, "in place" in alone.err) == (False, False, False)
+    assert "is no longer in place, but for what stays; what was there is in" in among.err
+    assert "data/chat.db: damaged in the backup, left out\n" in beside.err
+
+
+def test_a_database_that_stays_out_with_its_log_is_named(run: Restore, project: Path, tmp_path: Path) -> None:
+    crash_cache(project / "cache" / "ingestion" / "docmind.duckdb")
+    assert run("create", "--no-qdrant-snapshot", "-q", "--only", "cache", "--accept-shrink").code == 0
+    name = run("show", "latest", "--json").json()["directory"]
+    flip(Path(name) / "cache" / "docmind.duckdb.wal", 50)
+
+    done = run("restore", "latest", "--yes", "--skip-damaged")
+
+    named = (
+        "cache/docmind.duckdb.wal: damaged in the backup, left out, and cache/docmind.duckdb with it; the one that is"
+    )
+    assert named in done.err
+
+
+def crash_cache(path: Path) -> None:
+    """Rows that are only in its `.wal`."""
+    with duckdb.connect(str(path)) as database:
+        database.execute("PRAGMA disable_checkpoint_on_shutdown")
+        database.execute("INSERT INTO keyvalue VALUES ('later', 'c', '1')")
+    assert path.with_name("docmind.duckdb.wal").exists()
 
 
 # -- places --------------------------------------------------------------------------------------

@@ -264,6 +264,23 @@ def test_every_byte_of_a_name_and_every_time_comes_through(shell: Sequence[str],
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_its_words_may_come_in_any_order_and_none_is_passed_over(
+    cli: Cli, small: tuple[DocMindV2, Path], run: Run, shell: Sequence[str]
+) -> None:
+    env, backup = small
+    script, before = script_for(cli, backup, env.project), live(env)
+
+    for words in ((backup, backup), (backup, "--yse"), ("--yes", backup, "more"), ("-n",)):
+        refused = run(script, *words, shell=shell)
+        assert (refused.code, refused.out) == (2, "")
+        assert "[--yes] [FOLDER OF THE BACKUP]" in refused.err
+    assert live(env) == before
+    goes_to = where(cli, backup, env.project)
+    assert run(script, backup, "--yes", shell=shell).code == 0
+    assert_restored(backup, goes_to)
+
+
 # -- over what is there --------------------------------------------------------------------------
 
 
@@ -339,6 +356,37 @@ def test_when_any_rename_fails_the_way_back_brings_all_back(
         shutil.rmtree(old)
     assert run(script, "--yes", FAIL_AT="99").code == 0
     assert len(calls.read_bytes().split()) >= 9
+
+
+def puts_a_log_beside(database: Path, tools: Path, name: str) -> None:
+    """The application was started while the script copied: its log appears at the first call of a program."""
+    real = (tools / name).readlink()
+    (tools / name).unlink()
+    (tools / name).write_text(f'#!/bin/sh\nprintf stale >"{database}-wal"\nexec {real} "$@"\n')
+    (tools / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("program", ["sync", "mv"])
+def test_a_sidecar_that_appears_while_it_copies_meets_no_restored_database(
+    cli: Cli, small: tuple[DocMindV2, Path], run: Run, tools: Path, program: str
+) -> None:
+    """`sync`: after the copies, before the first rename. `mv`: between renames; then the way back leads out of it."""
+    env, backup = small
+    env.chat_db.with_name("chat.db-wal").unlink()
+    script, before = script_for(cli, backup, env.project), live(env)
+    puts_a_log_beside(env.chat_db, tools, program)
+
+    done = run(script, "--yes")
+
+    assert done.code == 17
+    assert ("nothing that was there before was touched" in done.err) == (program == "sync")
+    assert "chat.db-wal" in done.err
+    if program == "mv":
+        assert not env.chat_db.exists()
+        (old,) = env.data_dir.glob("before-restore-*")
+        assert subprocess.run(["sh", str(old / "go-back.sh")], capture_output=True, check=False).returncode == 0
+    env.chat_db.with_name("chat.db-wal").unlink(missing_ok=True)
+    assert live(env) == before
 
 
 # -- made in advance, run when the disk has died -------------------------------------------------

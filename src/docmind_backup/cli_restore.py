@@ -346,13 +346,14 @@ class _Asked:
         return done.exit_code
 
     def pick(self, backup: str, files: list[str]) -> int:
-        from docmind_backup import documents, opening, picking, render_restore
+        from docmind_backup import documents, opening, picking, render_restore, restores
 
         if not self.wanted.to:
             raise UsageError("single files go to a folder of their own", hint="give --to DIR, and move them yourself")
         found = opening.open_backup(self.job.look, backup)
-        to = Path(self.wanted.to)
-        done = picking.pick(found, files, to, skip_damaged=self.wanted.skip_damaged, dry_run=self.dry_run)
+        to, in_use = Path(self.wanted.to), restores.in_use(self.job, found.backup.directory)
+        skip_damaged, dry_run = self.wanted.skip_damaged, self.dry_run
+        done = picking.pick(found, files, to, in_use=in_use, skip_damaged=skip_damaged, dry_run=dry_run)
         if self.as_json:
             print_json(documents.picked(done))
         else:

@@ -1,12 +1,13 @@
-"""Take single files out of a backup, into another folder. Replaces nothing that is there."""
+"""Take single files out of a backup, into a folder beside all that lives. Replaces nothing that is there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from docmind_backup import durable, plain
 from docmind_backup.bringing import stored_at
@@ -15,11 +16,15 @@ from docmind_backup.copying import Copier, SourceError
 from docmind_backup.core import format as fmt
 from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEntry
 from docmind_backup.core.proposing import command
-from docmind_backup.core.selection import destination, wanted_files
+from docmind_backup.core.restore import SIDECARS
+from docmind_backup.core.selection import destinations, wanted_files
 from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
 from docmind_backup.opening import Opened, check_inventory, entries
-from docmind_backup.reach import lexists, near
+from docmind_backup.reach import lexists, lstat, near
 from docmind_backup.restoring import target_errors
+
+ELSEWHERE = "give --to another folder"
+_SUFFIXES = tuple(suffix for suffixes in SIDECARS.values() for suffix in suffixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +43,32 @@ class Picked:
         return 3 if self.damaged else 0
 
 
-def pick(opened: Opened, names: Sequence[str], to: Path, *, skip_damaged: bool, dry_run: bool = False) -> Picked:
+def pick(
+    opened: Opened,
+    names: Sequence[str],
+    to: Path,
+    *,
+    in_use: Sequence[Path],
+    skip_damaged: bool,
+    dry_run: bool = False,
+) -> Picked:
     """Copy files and folders of the backup, by their path in it, below `to`: hashed, with mode and time, flushed.
 
-    Raises UsageError when one is not there or something lies in the way, DamageFound; then nothing was written.
+    `in_use`: folders that nothing may come to lie in. Raises UsageError for that, when one is not there, or when
+    something lies in the way, DamageFound; then nothing was written.
     """
     backup = opened.backup
     wanted = wanted_files(backup.record, names)
     with reading(backup.directory), target_errors(to):
-        found = [
-            (entry, to / goes)
-            for entry in entries(opened) or _entries(backup)
-            if (goes := destination(entry.path, wanted))
+        listed = [
+            (entry, goes) for entry in entries(opened) or _entries(backup) for goes in destinations(entry.path, wanted)
         ]
-        _refuse_missing(backup, names, [str(path.relative_to(to)) for _, path in found])
-        for entry, path in found:
-            if lexists(str(path)) and not (isinstance(entry, DirEntry) and path.is_dir()):
-                raise UsageError(f"{path} is there already; nothing was written", hint="give --to another folder")
+        _refuse_missing(backup, names, [goes for _, goes in listed])
+        _refuse_in_use(to, [goes for _, goes in listed], in_use)
+        found = [(entry, to / goes) for entry, goes in listed]
+        if lexists(str(to)):
+            _refuse_links(to, (goes for _, goes in wanted))
+            _refuse_what_is_there(found)
         damaged = _damaged(backup, found)
         if damaged and not skip_damaged:
             raise DamageFound(
@@ -87,6 +101,42 @@ def _refuse_missing(backup: Backup, names: Sequence[str], found: Sequence[str]) 
             raise NoSuchBackup(
                 f"{backup.id} does not hold {name}", hint=f"its files are listed in {backup.directory / fmt.SUMS}"
             )
+
+
+def _refuse_in_use(to: Path, found: Sequence[str], in_use: Iterable[Path]) -> None:
+    real = os.path.realpath(to).rstrip("/")
+    places = (real, *(f"{real}/{goes}" for goes in found))
+    for folder in in_use:
+        inside = f"{os.path.realpath(folder)}/"
+        if there := next((place for place in places if f"{place}/".startswith(inside)), ""):
+            raise UsageError(
+                f"{there} would lie in {folder}, which is in use itself; nothing was written",
+                hint="give --to a folder elsewhere, and move them yourself",
+            )
+
+
+def _refuse_links(to: Path, found: Iterable[str]) -> None:
+    """On the way from `to` to what was asked for: nobody knows where they lead by then."""
+    for path in {to / parent for goes in found for parent in PurePosixPath(goes).parents if parent.name}:
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link; nothing was written", hint=ELSEWHERE)
+
+
+def _refuse_what_is_there(found: Sequence[tuple[Entry, Path]]) -> None:
+    for entry, path in found:
+        for words in _in_the_way(entry, str(path)):
+            raise UsageError(f"{words}; nothing was written", hint=ELSEWHERE)
+
+
+def _in_the_way(entry: Entry, path: str) -> Iterator[str]:
+    """What lies there, in words; for a file also what a database engine would take it together with."""
+    if lexists(path) and not (isinstance(entry, DirEntry) and stat.S_ISDIR(lstat(path).st_mode)):
+        yield f"{path} is there already"
+    for suffix in _SUFFIXES if isinstance(entry, FileEntry) else ():
+        if lexists(path + suffix):
+            yield f"{path}{suffix} is there already and would be taken for a part of {Path(path).name}"
+        if path.endswith(suffix) and lexists(path.removesuffix(suffix)):
+            yield f"{path} would be taken for a part of {path.removesuffix(suffix)}, which is there already"
 
 
 def _damaged(backup: Backup, found: Sequence[tuple[Entry, Path]]) -> tuple[str, ...]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from docmind_backup.core.journal import Phase
+from docmind_backup.core.restore import SIDECARS
 from docmind_backup.core.units import size
 from docmind_backup.render import Face, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from docmind_backup.core.journal import Piece
     from docmind_backup.picking import Picked
     from docmind_backup.restores import PlannedRestore, Restored
 
@@ -55,10 +58,7 @@ def restored(face: Face, done: Restored) -> None:
     face.answer(f"restored {journal.backup_id}: {what}, as of {moment(taken)}")
     for check in done.checks:
         (face.say if check.right else face.warn)(f"{check.what}: {check.found}")
-    for path in journal.left_out[:SHOWN]:
-        face.lacks(f"{path}: damaged in the backup, left out")
-    if len(journal.left_out) > SHOWN:
-        face.lacks(f"{len(journal.left_out) - SHOWN} more damaged files")
+    stays = _left_out(face, done)
     for words in done.left:
         face.say(f"on the server: {words}")
     if done.planned:
@@ -66,19 +66,45 @@ def restored(face: Face, done: Restored) -> None:
     if journal.aside:
         face.next_step("look at it; it is removed like any other folder")
         return
-    _what_was_there(face, done)
+    if not done.arrived and not journal.collections:
+        face.say("nothing came back, and everything is as it was")
+        face.next("list", why="another backup may hold it whole")
+        return
+    _what_was_there(face, done, but=", but for what stays" if stays else "")
     face.say("start DocMind and look; `docmind-backup restore --discard-rollback` then deletes what was there")
     lost = "; what is written to the collections until then is not kept" if journal.collections else ""
     face.next("restore --rollback", why=f"to undo it{lost}")
 
 
-def _what_was_there(face: Face, done: Restored) -> None:
+def _left_out(face: Face, done: Restored) -> bool:
+    """Name what is damaged; whether something stays in its place because it came out as a whole."""
+    journal, stays = done.journal, False
+    for number, path in enumerate(journal.left_out):
+        whole = next((piece for piece in journal.pieces if piece not in done.arrived and _is_of(path, piece)), None)
+        there = whole is not None and os.path.lexists(whole.live)
+        stays = stays or there
+        with_it = f", and {whole.stored} with it" if whole and path != whole.stored else ""
+        if number < SHOWN:
+            kept = "; the one that is there stays" if there else ""
+            face.lacks(f"{path}: damaged in the backup, left out{with_it}{kept}")
+    if len(journal.left_out) > SHOWN:
+        face.lacks(f"{len(journal.left_out) - SHOWN} more damaged files")
+    return stays
+
+
+def _is_of(path: str, piece: Piece) -> bool:
+    """Whether a stored path is the source's root, a sidecar of it, or in it."""
+    tail = path[len(piece.stored) :]
+    return path.startswith(piece.stored) and (tail in ("", *SIDECARS.get(piece.kind, ())) or tail.startswith("/"))
+
+
+def _what_was_there(face: Face, done: Restored, *, but: str) -> None:
     journal = done.journal
     since = f"what was written since {moment(datetime.fromisoformat(journal.taken_at))}"
     if not journal.keeps_anything:
-        face.say(f"nothing was in place before; {since} is lost")
+        face.say(f"nothing was in place of what came; {since} is lost{but}")
         return
-    face.say(f"{since} is no longer in place; what was there is in")
+    face.say(f"{since} is no longer in place{but}; what was there is in")
     for folder in journal.folders:
         face.say(f"  {folder}")
 

@@ -377,7 +377,7 @@ def _refuse_folder(job: Job, home: Path, planned: PlannedRestore) -> None:
     """A folder beside has to be new or empty, and in nothing that lives or is kept."""
     if not planned.wanted.to:
         return
-    e, hint = job.environment, "give --to a new folder"
+    hint = "give --to a new folder"
     if home == Path("/"):
         raise UsageError("/ is the root of the file system", hint=hint)
     if home.is_symlink() or (home.exists() and not home.is_dir()):
@@ -385,9 +385,15 @@ def _refuse_folder(job: Job, home: Path, planned: PlannedRestore) -> None:
     if home.is_dir() and any(name != FOLDER for name in os.listdir(home)):
         raise UsageError(f"{home} is not empty, and nothing in it is known", hint=hint)
     real = Path(os.path.realpath(home))
-    for path in (e.data_dir, e.artifacts, e.cache_db.parent, job.catalog.root, planned.backup.directory):
+    for path in in_use(job, planned.backup.directory):
         if real.is_relative_to(os.path.realpath(path)):
             raise UsageError(f"{home} lies in {path}, which is in use itself", hint=hint)
+
+
+def in_use(job: Job, backup: Path) -> tuple[Path, ...]:
+    """What lives and what is kept: nothing that is put beside it may lie in one of these."""
+    e = job.environment
+    return e.data_dir, e.artifacts, e.cache_db.parent, job.catalog.root, backup
 
 
 @contextmanager

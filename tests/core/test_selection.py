@@ -12,7 +12,7 @@ from docmind_backup.core.selection import (
     Selection,
     Verdict,
     compare_env,
-    destination,
+    destinations,
     narrow,
     partial,
     read_selection,
@@ -132,7 +132,20 @@ def test_a_selection_is_read_as_it_was_written() -> None:
     ],
 )
 def test_a_file_is_known_by_its_path_in_the_backup(name: str, stored: str, goes: str) -> None:
-    assert destination(stored, wanted_files(RECORD, [name])) == goes
+    assert destinations(stored, wanted_files(RECORD, [name])) == ((goes,) if goes else ())
+
+
+@pytest.mark.parametrize(
+    ("names", "goes"),
+    [
+        (["uploads/a.pdf", "data/uploads/a.pdf"], ("uploads/a.pdf", "data/uploads/a.pdf")),
+        (["data/uploads/a.pdf", "uploads/a.pdf"], ("data/uploads/a.pdf", "uploads/a.pdf")),
+        (["uploads", "data/uploads/a.pdf"], ("uploads/a.pdf", "data/uploads/a.pdf")),
+        (["uploads", "uploads/a.pdf", "uploads/"], ("uploads/a.pdf",)),
+    ],
+)
+def test_a_file_goes_to_each_place_that_was_named_and_once(names: list[str], goes: tuple[str, ...]) -> None:
+    assert destinations("data/uploads/a.pdf", wanted_files(RECORD, names)) == goes
 
 
 @pytest.mark.parametrize("name", ["..", "../a", "uploads/../../a", "", "/", "a//b"])

@@ -198,9 +198,8 @@ def _checks(
     yield ""
     yield "# -- checks: nothing is changed --"
     yield ""
+    yield from _expected(moves)
     for move in moves:
-        for suffix in move.suffixes:
-            yield f"expect {move.was(suffix)} {encoded(move.target + suffix)}"
         yield f"unused {encoded(move.folder)} {move.number}"
     yield from (f"room {space.needed} {encoded(space.path)}" for space in plan.space)
     if collections and target.qdrant:
@@ -217,6 +216,12 @@ def _free_name(name: str) -> str:
     listed = json.dumps(name, ensure_ascii=False)
     unset = json.dumps({"actions": [{"delete_alias": {"alias_name": name}}]}).replace("'", "\\u0027")
     return f"free_name {quote(printable(name))} {quote(collection_path(name))} {encoded(listed)} {quote(unset)}"
+
+
+def _expected(moves: Iterable[_Move]) -> Iterator[str]:
+    for move in moves:
+        for suffix in move.suffixes:
+            yield f"expect {move.was(suffix)} {encoded(move.target + suffix)}"
 
 
 def _ready(moves: Iterable[_Move], collections: Iterable[CollectionRecord]) -> Iterator[str]:
@@ -330,13 +335,14 @@ def _swap(moves: Iterable[_Move]) -> Iterator[str]:
     yield ""
     yield "# -- the old goes aside, the new takes its place: renames, source by source --"
     yield ""
+    yield from _expected(moves)
     yield "phase=swapping"
     for move in moves:
         yield f"begin {move.number}"
         for suffix in move.suffixes:
             if move.was(suffix) != "nothing":
                 yield f"aside {encoded(move.target + suffix)} {encoded(move.source.stored + suffix)}"
-        for suffix in move.suffixes:
+        for suffix in reversed(move.suffixes):  # a stale sidecar stops it before the database is beside it
             yield f"put {move.number} {encoded(move.target)} {encoded(suffix)}"
     yield "sync"
     yield "phase=over"

@@ -162,28 +162,26 @@ def _asks_qdrant(wanted: Selection) -> bool:
 # -- single files --------------------------------------------------------------------------------------
 
 
-def wanted_files(record: Record, names: Iterable[str]) -> dict[str, str]:
-    """Each place in a backup that one of `names` may mean -> where it goes; a database brings its sidecars.
+def wanted_files(record: Record, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """(a place in a backup that one of `names` may mean, where it goes); a database brings its sidecars.
 
     `uploads/a.pdf` is `data/uploads/a.pdf`: what lies in the data directory is known by its name there.
     """
     suffixes = {source.stored: SIDECARS.get(source.kind, ()) for source in record.sources}
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
     for name in names:
         plain = name.strip("/")
         if any(step in ("", ".", "..") for step in plain.split("/")):
             raise UsageError(f"'{name}' is not a path inside a backup", hint="as in uploads/report.pdf")
         for root in (plain, f"data/{plain}"):
-            found |= {root + suffix: plain + suffix for suffix in ("", *suffixes.get(root, ()))}
-    return found
+            found += ((root + suffix, plain + suffix) for suffix in ("", *suffixes.get(root, ())))
+    return tuple(dict.fromkeys(found))
 
 
-def destination(stored: str, wanted: dict[str, str]) -> str:
-    """Where a stored path goes below the folder that was asked for; empty: it is not wanted."""
-    for root, goes in wanted.items():
-        if stored == root or stored.startswith(f"{root}/"):
-            return goes + stored[len(root) :]
-    return ""
+def destinations(stored: str, wanted: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Where a stored path goes below the folder that was asked for: to each place that was named, once."""
+    found = (goes + stored[len(root) :] for root, goes in wanted if stored == root or stored.startswith(f"{root}/"))
+    return tuple(dict.fromkeys(found))
 
 
 # -- .env ----------------------------------------------------------------------------------------------

@@ -83,16 +83,23 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+usage="usage: sh $0 [--yes] [FOLDER OF THE BACKUP]"
 yes=no
-if [ "${1-}" = --yes ]; then
-    yes=yes
-    shift
-fi
-case ${1-} in
+B=
+for word in "$@"; do
+    case $word in
+    --yes) yes=yes ;;
+    -*) stop 2 "$usage" ;;
+    *)
+        [ -z "$B" ] || stop 2 "$usage"
+        B=$word
+        ;;
+    esac
+done
+case $B in
 '') B=$DEFAULT ;;
-/*) B=$1 ;;
--*) stop 2 "usage: sh $0 [--yes] [FOLDER OF THE BACKUP]" ;;
-*) B=$PWD/$1 ;;
+/*) ;;
+*) B=$PWD/$B ;;
 esac
 
 # -- before anything is changed --
@@ -317,8 +324,8 @@ aside() { # TARGET NAME: renamed; from another file system copied, and only then
 put() { # NUMBER TARGET [SUFFIX]
     decoded "$2"
     new=${n%/*}/.restoring-$ID.$1${3-}
-    is_there "$new" || return 0
     ! is_there "$n${3-}" || stop 17 "$2${3-} came into being meanwhile"
+    is_there "$new" || return 0
     mv "$new" "$n${3-}"
 }
 """
