@@ -46,7 +46,7 @@ def test_all_is_checked_then_copied_then_uploaded_then_moved() -> None:
     wanted = "expect unused room command version free_name free_name check_backup stage d f d f l same a a sync upload"
     assert [w for w in order if w in {*wanted.split(), "alias_of", "begin", "aside", "put"}] == [
         *wanted.split(),
-        *("alias_of", "begin", "aside", "put", "sync"),
+        *("alias_of", "expect", "begin", "aside", "put", "sync"),
     ]
     assert made[-1] == LAST_LINE
 
