@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.catalogs import only_backup
+from tests.catalogs import flip, only_backup
 from tests.conftest import Cli, Result
 from tests.environments import build_v2, crash
 from tests.killing import look
 
+from docmind_backup import durable
 from docmind_backup.cli import main
 
 
@@ -139,6 +142,71 @@ def crashed_and_saved(home: Home) -> int:
     return home.cli("create", *where, "--no-qdrant-snapshot", "-q").code
 
 
+# -- all or nothing ------------------------------------------------------------------------------
+
+
+FOLDERS = ("deep", "deep/look", "deep/look/uploads")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 400 kB: less than the uploads."""
+    place = tmp_path / "small disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a file system of a test's own needs root and the right to mount")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a folder that was there", "a new folder"])
+def test_a_disk_that_runs_full_is_left_as_it_was_and_the_same_command_works_with_room(
+    home: Home, small_disk: Path, *, there: bool
+) -> None:
+    to = small_disk / "deep" / "look"
+    if there:
+        (to / "uploads").mkdir(parents=True)
+        (to / "uploads").chmod(0o710)
+        (to / "uploads" / "mine.pdf").write_bytes(b"of somebody else")
+    before = look(small_disk, containers=FOLDERS)
+
+    done = home.pick("chat.db", "uploads", "--to", to)
+
+    assert done.code == 13
+    assert "the disk is full at" in done.err
+    assert "free some space, then give it again; nothing was left there" in done.err
+    assert look(small_disk, containers=FOLDERS) == before
+
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    again = home.pick("chat.db", "uploads", "--to", to)
+
+    assert again.code == 0, again.err
+    came, live = look(to / "uploads"), look(home.data / "uploads")
+    assert {name: came[name] for name in live} == live
+
+
+def test_what_cannot_be_removed_again_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails at the flush, and turned read-only by it."""
+    to = home.project.parent / "look"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(to))
+
+    monkeypatch.setattr(durable.Flusher, "flush", fail)
+    monkeypatch.setattr(os, "unlink", fail)
+
+    done = home.pick("uploads/document-00.pdf", "--to", to)
+
+    assert done.code == 1
+    assert "could not be removed: " in done.err
+    assert f"{to}/uploads/document-00.pdf" in done.err
+    monkeypatch.undo()
+    assert (to / "uploads" / "document-00.pdf").exists()
+
+
 # -- what comes ----------------------------------------------------------------------------------
 
 
@@ -150,3 +218,17 @@ def test_a_file_under_both_of_its_names_comes_to_both_places(home: Home) -> None
     assert done.code == 0, done.err
     original = (home.data / "uploads" / "document-00.pdf").read_bytes()
     assert [(to / name / "document-00.pdf").read_bytes() for name in ("uploads", "data/uploads")] == [original] * 2
+
+
+def test_what_is_damaged_is_named_once_and_does_not_come(home: Home) -> None:
+    to, names = home.project.parent / "look", ("uploads", "data/uploads")
+    flip(only_backup(home.backups) / "data" / "uploads" / "document-00.pdf", 100)
+
+    refused = home.pick(*names, "--to", to)
+    done = [home.pick(*names, "--to", to, "--skip-damaged", "--json", *way).json() for way in (("-n",), ())]
+
+    assert (refused.code, refused.err.count("document-00.pdf")) == (4, 1)
+    assert done[0] == done[1]
+    assert (done[0]["left_out"], done[0]["exit_code"]) == (["data/uploads/document-00.pdf"], 3)
+    assert not [path for path in done[0]["files"] if "document-00" in path]
+    assert sorted(done[0]["files"]) == sorted(str(p.relative_to(to)) for p in to.rglob("*") if p.is_file())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from pathlib import Path, PurePosixPath
 
 from docmind_backup import durable, plain
@@ -18,11 +19,14 @@ from docmind_backup.core.model import Backup, DirEntry, Entry, FileEntry, LinkEn
 from docmind_backup.core.proposing import command
 from docmind_backup.core.restore import SIDECARS
 from docmind_backup.core.selection import destinations, wanted_files
-from docmind_backup.errors import DamageFound, NoSuchBackup, UsageError
+from docmind_backup.errors import BackupError, DamageFound, NoSuchBackup, UsageError
 from docmind_backup.opening import Opened, check_inventory, entries
 from docmind_backup.reach import lexists, lstat, near
 from docmind_backup.restoring import target_errors
 
+FULL = "free some space, then give it again; nothing was left there"
+NAMED = 5
+"""Paths that are named at most."""
 ELSEWHERE = "give --to another folder"
 _SUFFIXES = tuple(suffix for suffixes in SIDECARS.values() for suffix in suffixes)
 
@@ -59,7 +63,7 @@ def pick(
     """
     backup = opened.backup
     wanted = wanted_files(backup.record, names)
-    with reading(backup.directory), target_errors(to):
+    with reading(backup.directory), target_errors(to, full=FULL):
         listed = [
             (entry, goes) for entry in entries(opened) or _entries(backup) for goes in destinations(entry.path, wanted)
         ]
@@ -75,12 +79,16 @@ def pick(
                 f"the backup is damaged: {'; '.join(damaged)}; nothing was written",
                 hint="--skip-damaged leaves these files out",
             )
-        return _would(backup, to, found, damaged) if dry_run else _picked(backup, to, found, damaged)
+        left_out = frozenset(damaged)
+        come = [(entry, path) for entry, path in found if fmt.printable(entry.path) not in left_out]
+        if not dry_run:
+            _bring(backup, to, come)
+        return _picked(backup, to, come, damaged)
 
 
-def _would(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damaged: tuple[str, ...]) -> Picked:
-    paths = tuple(str(path.relative_to(to)) for entry, path in found if not isinstance(entry, DirEntry))
-    return Picked(backup.id, to, paths, sum(e.size for e, _ in found if isinstance(e, FileEntry)), damaged)
+def _picked(backup: Backup, to: Path, come: Sequence[tuple[Entry, Path]], damaged: tuple[str, ...]) -> Picked:
+    paths = tuple(str(path.relative_to(to)) for entry, path in come if not isinstance(entry, DirEntry))
+    return Picked(backup.id, to, paths, sum(e.size for e, _ in come if isinstance(e, FileEntry)), damaged)
 
 
 def _entries(backup: Backup) -> Iterator[Entry]:
@@ -141,10 +149,11 @@ def _in_the_way(entry: Entry, path: str) -> Iterator[str]:
 
 def _damaged(backup: Backup, found: Sequence[tuple[Entry, Path]]) -> tuple[str, ...]:
     copier = Copier(lambda _: None)
+    files = {entry.path: entry for entry, _ in found if isinstance(entry, FileEntry)}
     return tuple(
         fmt.printable(entry.path)
-        for entry, _ in found
-        if isinstance(entry, FileEntry) and not _is_sound(entry, _digest(backup.directory / entry.path, copier))
+        for entry in files.values()
+        if not _is_sound(entry, _digest(backup.directory / entry.path, copier))
     )
 
 
@@ -167,38 +176,91 @@ def _digest(path: Path, copier: Copier) -> str:
         os.close(fd)
 
 
-def _picked(backup: Backup, to: Path, found: Sequence[tuple[Entry, Path]], damaged: tuple[str, ...]) -> Picked:
-    to.mkdir(parents=True, exist_ok=True)
-    flusher = durable.Flusher(to)
-    copier, paths, size = Copier(lambda _: None), list[str](), 0
+def _bring(backup: Backup, to: Path, come: Sequence[tuple[Entry, Path]]) -> None:
+    with _all_or_nothing() as made:
+        _make_folders(to, made)
+        flusher = durable.Flusher(to)
+        try:
+            _put_all(backup, come, made)
+            flusher.flush(to)
+        finally:
+            flusher.close()
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[list[Path]]:
+    """Whatever is added is made within this; it is removed again when that does not come to its end."""
+    made: list[Path] = []
     try:
-        for entry, path in found:
-            if not lexists(str(path.parent)):
-                path.parent.mkdir(parents=True)
-            if fmt.printable(entry.path) in damaged:
-                continue
-            _put(backup, entry, path, copier)
-            if not isinstance(entry, DirEntry):
-                paths.append(str(path.relative_to(to)))
-            size += entry.size if isinstance(entry, FileEntry) else 0
-        for entry, path in reversed(found):
-            if isinstance(entry, DirEntry):
-                with near(str(path)) as (folder, name):
-                    os.chmod(name, entry.mode, dir_fd=folder)
-                    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder)
-        flusher.flush(to)
-    finally:
-        flusher.close()
-    return Picked(backup.id, to, tuple(paths), size, damaged)
+        yield made
+    except BaseException as error:
+        if left := _remove(made):
+            raise BackupError(
+                f"{error}; what had been put there already could not be removed: {', '.join(left[:NAMED])}",
+                hint="remove it, then give the command again",
+            ) from error
+        raise
 
 
-def _put(backup: Backup, entry: Entry, path: Path, copier: Copier) -> None:
-    with near(str(path)) as (folder, name):
+def _remove(made: Sequence[Path]) -> list[str]:
+    """Newest first, folders only when they are empty; what is still there."""
+    folders = {path for path in made if stat.S_ISDIR(_mode(path))}
+    for path in folders:
+        with suppress(OSError), near(str(path)) as (above, name):
+            os.chmod(name, 0o700, dir_fd=above)
+    for path in reversed(made):
+        with suppress(OSError), near(str(path)) as (above, name):
+            (os.rmdir if path in folders else os.unlink)(name, dir_fd=above)
+    return [fmt.printable(str(path)) for path in made if lexists(str(path))]
+
+
+def _mode(path: Path) -> int:
+    try:
+        return lstat(str(path)).st_mode
+    except OSError:
+        return 0
+
+
+def _make_folders(path: Path, made: list[Path]) -> None:
+    """With those above it that are missing."""
+    missing = takewhile(lambda one: not lexists(str(one)), chain((path,), path.parents))
+    for folder in reversed(list(missing)):
+        with _new(folder, made) as (above, name):
+            os.mkdir(name, dir_fd=above)
+
+
+@contextmanager
+def _new(path: Path, made: list[Path]) -> Iterator[tuple[int | None, str]]:
+    """`path` as system calls take it, to make it; noted before, so that no signal comes in between."""
+    with near(str(path)) as new:
+        made.append(path)
+        try:
+            yield new
+        except FileExistsError:
+            made.pop()  # somebody else's
+            raise
+
+
+def _put_all(backup: Backup, come: Sequence[tuple[Entry, Path]], made: list[Path]) -> None:
+    """Folders get their modes and times when they are full; one that was there keeps its own."""
+    copier, new = Copier(lambda _: None), list[tuple[DirEntry, Path]]()
+    for entry, path in come:
+        _make_folders(path.parent, made)
+        if not isinstance(entry, DirEntry):
+            _put(backup, entry, path, copier, made)
+        elif not lexists(str(path)):
+            with _new(path, made) as (folder, name):
+                os.mkdir(name, 0o700, dir_fd=folder)
+            new.append((entry, path))
+    for entry, path in reversed(new):
+        with near(str(path)) as (folder, name):
+            os.chmod(name, entry.mode, dir_fd=folder)
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder)
+
+
+def _put(backup: Backup, entry: FileEntry | LinkEntry, path: Path, copier: Copier, made: list[Path]) -> None:
+    with _new(path, made) as (folder, name):
         match entry:
-            case DirEntry():
-                with suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=folder)
-                return
             case LinkEntry():
                 os.symlink(entry.target, name, dir_fd=folder)
             case FileEntry():
@@ -213,6 +275,5 @@ def _put_file(backup: Backup, entry: FileEntry, new: tuple[int | None, str], cop
     except SourceError as miss:
         raise DamageFound(f"{fmt.printable(entry.path)}: {miss.detail}", hint="verify the backup") from miss
     if entry.sha256 and copied.sha256 != entry.sha256:
-        os.unlink(new[1], dir_fd=new[0])
         raise DamageFound(f"{fmt.printable(entry.path)} changed while it was read", hint="verify the backup")
     os.chmod(new[1], entry.mode, dir_fd=new[0])

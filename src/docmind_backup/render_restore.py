@@ -102,7 +102,7 @@ def _what_was_there(face: Face, done: Restored, *, but: str) -> None:
     journal = done.journal
     since = f"what was written since {moment(datetime.fromisoformat(journal.taken_at))}"
     if not journal.keeps_anything:
-        face.say(f"nothing was in place of what came; {since} is lost{but}")
+        face.say(f"nothing {'else ' if but else ''}was in place before; {since} is lost{but}")
         return
     face.say(f"{since} is no longer in place{but}; what was there is in")
     for folder in journal.folders:
