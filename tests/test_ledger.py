@@ -375,7 +375,7 @@ def test_nothing_but_the_very_snapshot_is_ever_deleted(listed: list[ServerSnapsh
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl to try the command with")
 @pytest.mark.parametrize("key", ["", "se\"cret$(id)'"])
-@pytest.mark.parametrize("collection", ["plain", "with space", "it's $HOME `id`; x", "50%&#ü", "a'b'c"])
+@pytest.mark.parametrize("collection", ["plain", "with space", 'it\'s $HOME `id`; "x"', "50%&?#ü", "a'b\\c"])
 def test_the_command_for_a_candidate_removes_it_with_the_key_of_the_environment(
     collection: str, key: str, ledger: Ledger
 ) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tests.standin import config as configs
 from tests.standin import engine, snapshot_routes
 from tests.standin.calls import Call, Outcome, Plain, Reply, dumps
-from tests.standin.state import Collection, RefusedError
+from tests.standin.state import Collection, RefusedError, check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ def collections(call: Call) -> Outcome:
 
 
 def create(call: Call) -> Outcome:
+    check_name(call.path["c"])
     call.state.create(call.path["c"], call.json())
     return Reply(True)
 

@@ -102,7 +102,7 @@ class State:
     # -- collections and aliases
 
     def create(self, name: str, body: dict[str, Any]) -> Collection:
-        _check_name(name)
+        """Whatever it is called: an earlier version may have made it. A call for it meets `check_name` first."""
         if name in self.collections or name in self.aliases:
             raise RefusedError(409, f"Wrong input: Collection `{name}` already exists!")
         created = Collection(name, configs.from_request(body))
@@ -234,7 +234,7 @@ def _not_there(name: str) -> RefusedError:
     return RefusedError(404, f"Not found: Collection `{name}` doesn't exist!")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Recorded with "/"; the other characters by the source (common/validation.rs), in its order."""
     if refused := next((char for char in '<>:"/\\|?*\0\x1f' if char in name), ""):
         raise RefusedError(
