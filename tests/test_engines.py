@@ -333,12 +333,11 @@ def test_a_link_with_the_name_of_a_scratch_folder_is_left_alone(room: Path, tmp_
 def test_what_another_user_left_is_left_to_that_user(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, me = room / f"{PREFIX}x", os.geteuid()
     theirs.mkdir()
-    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with monkeypatch.context() as somebody_else:
+        somebody_else.setattr(os, "geteuid", lambda: me + 1)
+        assert clean(room) == ()
+        assert theirs.is_dir()
 
-    assert clean(room) == ()
-    assert theirs.is_dir()
-
-    monkeypatch.undo()
     assert clean(room) == (theirs,)
 
 

@@ -25,7 +25,8 @@ sys.stdin.read()
 
 @pytest.mark.skipif(inuse._GETLK is None, reason="locks cannot be asked for here")
 @pytest.mark.parametrize(
-    ("doing", "locked"), [("PRAGMA journal_mode = WAL; CREATE TABLE more (line)", "chat.db-shm"), ("BEGIN IMMEDIATE", "chat.db")]
+    ("doing", "locked"),
+    [("PRAGMA journal_mode = WAL; CREATE TABLE more (line)", "chat.db-shm"), ("BEGIN IMMEDIATE", "chat.db")],
 )
 def test_a_lock_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str, locked: str) -> None:
     """As it is with the processes of another user."""

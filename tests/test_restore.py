@@ -711,7 +711,10 @@ def test_an_inventory_that_is_not_as_it_was_written_restores_nothing(
 def mounted(untouched: Place) -> Iterator[Place]:
     """The uploads lie on a file system of their own."""
     at = untouched.data / "uploads"
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", at], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", at], capture_output=True, check=False).returncode
+    ):
         pytest.skip("nothing can be mounted here")
     try:
         yield untouched
