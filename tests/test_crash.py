@@ -634,6 +634,32 @@ def test_an_error_of_the_flush_is_heard(tmp_path: Path) -> None:
         flusher.flush(tmp_path)
 
 
+def test_where_there_is_no_syncfs_each_file_and_folder_is_flushed_for_itself(
+    cli: Cli, offline: DocMindV2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (offline.uploads / "empty").mkdir()
+    (offline.uploads / "elsewhere.pdf").symlink_to("/etc/hostname")
+    flush, fsync = durable.Flusher.flush, os.fsync
+    flushed: set[Path] = set()
+    written: list[Path] = []
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        flushed.add(Path(os.readlink(f"/proc/self/fd/{fd}")))
+
+    def all_of_it(flusher: durable.Flusher, below: Path) -> None:
+        flush(flusher, below)
+        written.extend(path for path in (below, *below.rglob("*")) if not path.is_symlink())
+        assert set(written) <= flushed
+
+    monkeypatch.setattr(durable.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(durable.Flusher, "flush", all_of_it)
+
+    assert cli("create", "-C", offline.project, "--only", "uploads", "--quiet").code == 0
+    assert {"backup.json", "empty", "document-00.pdf"} <= {path.name for path in written}
+
+
 def test_a_backup_has_its_name_last(before: Before, cli: Cli, env: DocMindV2, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not when its record is written, and not when it is flushed: there is no moment at which it is half there."""
     moments: list[str] = []

@@ -330,6 +330,17 @@ def test_a_link_with_the_name_of_a_scratch_folder_is_left_alone(room: Path, tmp_
     link.unlink()
 
 
+def test_what_another_user_left_is_left_to_that_user(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, me = room / f"{PREFIX}x", os.geteuid()
+    theirs.mkdir()
+    with monkeypatch.context() as somebody_else:
+        somebody_else.setattr(os, "geteuid", lambda: me + 1)
+        assert clean(room) == ()
+        assert theirs.is_dir()
+
+    assert clean(room) == (theirs,)
+
+
 def test_an_engines_process_ends_itself_when_nobody_is_left_to_end_it(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)  # opening it waits for a writer that never comes

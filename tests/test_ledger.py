@@ -27,6 +27,7 @@ from docmind_backup.core.model import Advanced, Event, Omission, Reason, ignore
 from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.qdrant_rest import KEY_SETTING
 from docmind_backup.core.server import CollectionServer, ServerSnapshot
+from docmind_backup.creating import begin
 from docmind_backup.errors import NoSpace, QdrantAbsent, QdrantError, QdrantRefused, QdrantUnclear, QdrantUnreachable
 from docmind_backup.ledger import LATE, Begun, Fate, Ledger, clean_up, delete_ours
 from docmind_backup.qdrant import connect
@@ -298,6 +299,26 @@ def test_what_only_might_be_ours_is_named_left_and_named_again(ledger: Ledger, s
     assert names(server) == ["older.snapshot", "since.snapshot"]
 
 
+def test_what_another_servers_note_might_mean_is_no_candidate_here(ledger: Ledger, server: FakeServer) -> None:
+    ledger.write(begun(url="http://another:6333"))
+    server.put("docs", "since.snapshot", b"2", at="2026-07-18T05:28:00")
+
+    assert clean_up(ledger, server) == ()
+    assert len(ledger.pending()) == 1
+
+
+def test_a_call_that_may_have_brought_something_forth_is_not_forgotten_with_the_day(
+    ledger: Ledger, server: FakeServer
+) -> None:
+    ledger.write(begun())
+    server.put("docs", "since.snapshot", b"2", at="2026-07-18T05:28:00")
+    server.clock = lambda: NOW + 2 * LATE
+
+    for _ in range(2):
+        assert [candidate.snapshot.name for candidate in clean_up(ledger, server)] == ["since.snapshot"]
+    assert ledger.pending() == (begun(),)
+
+
 @pytest.mark.parametrize(("waited", "remembered"), [(LATE, True), (LATE + timedelta(seconds=1), False)])
 def test_a_call_that_brought_forth_nothing_for_a_day_is_forgotten(
     waited: timedelta, remembered: bool, ledger: Ledger, server: FakeServer
@@ -484,6 +505,28 @@ def test_it_is_counted_on_both_sides_of_the_snapshot(ledger: Ledger, server: Fak
 
     made = [call[0] for call in server.calls if call[0] in ("count", "create_snapshot", "download")]
     assert made == ["count", "create_snapshot", "count", "download"]
+
+
+def test_which_one_is_ours_is_told_only_when_two_looks_agree(
+    ledger: Ledger, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost, and a second client's snapshot appears between the first look and the next."""
+    monkeypatch.setattr(creating, "TICK_S", 0)
+    call = begin(server, ledger, "docs", "20260718_052755_0123456789ab")
+    server.fail(QdrantUnreachable("fell silent"), "create_snapshot")
+    looks = iter(("first.snapshot", "second.snapshot"))
+
+    def appear() -> None:
+        if name := next(looks, ""):
+            server.put("docs", name, name.encode(), at="2026-07-18T05:27:56")
+
+    server.before("snapshots", appear)
+
+    with pytest.raises(QdrantUnclear, match="2 snapshots appeared since"):
+        call.snapshot(3600, lambda: None)
+
+    assert [note.name for note in ledger.pending()] == [""]
+    assert names(server) == ["first.snapshot", "second.snapshot"]
 
 
 def test_a_snapshot_of_the_same_second_is_given_time(ledger: Ledger, server: FakeServer, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,27 @@ import pytest
 
 pytest.importorskip("qdrant_edge")
 
+from tests.catalogs import flip, only_backup, record
 from tests.conftest import Cli, Result
+from tests.core import values
 from tests.environments import DocMindV2
 from tests.restored import look
 from tests.returning_worlds import everything
 from tests.standin import StandIn
 from tests.test_face import in_terminal
 
-from docmind_backup import deep
+from docmind_backup import deep, rehearsal, scratch_collections
+from docmind_backup.bringing import Brought, bring
+from docmind_backup.cli import main
 from docmind_backup.compose import now
 from docmind_backup.core import format as fmt
+from docmind_backup.core.model import Backup, Part, ignore
+from docmind_backup.core.server import RestoreTarget
+from docmind_backup.core.verifier import Altered, Verification
+from docmind_backup.errors import QdrantError, QdrantRefused, QdrantUnclear, QdrantUnreachable
+from docmind_backup.qdrant import connect
+from docmind_backup.sample import build_sample
+from docmind_backup.verify import verify
 
 PREFIX = "docmind-backup-scratch-"
 BEFORE, AFTER = False, True
@@ -263,6 +274,155 @@ def test_a_damaged_backup_is_not_restored(cli: Cli, made: DocMindV2, server: Sta
     assert done.code == 4
     assert outcome(done)["rehearsed"] is None
     assert not [r for r in server.requests[asked:] if r.path.endswith("/upload")]
+
+
+# -- what came otherwise than it is recorded -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A backup of an embedded environment, read and found intact."""
+
+    backup: Backup
+    found: Verification
+
+    def rehearsed(
+        self, folder: Path, *parts: Part, server: RestoreTarget | None = None, **changes: Any
+    ) -> Verification:
+        """These parts of it, its record with these changes."""
+        sources = tuple(source for source in self.backup.record.sources if source.part in parts)
+        backup = replace(self.backup, record=replace(self.backup.record, sources=sources, **changes))
+        return rehearsal.rehearse(self.found, backup, rehearsal.Stage(server, folder / "notes"), ignore)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    top = tmp_path_factory.mktemp("kept")
+    build_sample(top / "docmind", documents=1)
+    embedded = top / "docmind" / "data" / "qdrant-embedded"
+    where = ["-C", str(top / "docmind"), "--dest", str(top / "root"), "--qdrant-path", str(embedded)]
+    assert main(["create", *where, "--quiet"]) == 0
+    directory = only_backup(top / "root")
+    return Kept(Backup(directory, record(directory)), verify(directory))
+
+
+def test_another_deployment_than_the_recorded_one_is_damage(kept: Kept, tmp_path: Path) -> None:
+    done = kept.rehearsed(tmp_path, Part.IDENTITY, scope=replace(kept.backup.record.scope, deployment_id="another"))
+
+    (finding,) = done.findings
+    assert isinstance(finding, Altered)
+    assert (finding.path, finding.what.partition(" is ")[0]) == ("data/.deployment-id", "restored, it")
+    assert done.rehearsed
+    assert not done.rehearsed.whole
+
+
+def test_other_points_than_the_recorded_ones_are_damage(kept: Kept, tmp_path: Path) -> None:
+    qdrant = kept.backup.record.qdrant
+    assert qdrant
+    first, *others = qdrant.collections
+    more = replace(first, points_min=first.points_min + 1, points_max=first.points_max + 1)
+
+    done = kept.rehearsed(tmp_path, Part.QDRANT, qdrant=replace(qdrant, collections=(more, *others)))
+
+    (finding,) = done.findings
+    assert isinstance(finding, Altered)
+    assert finding.path == first.path
+    assert finding.what.startswith(f"restored, it has {first.points_min} point")
+
+
+def test_what_the_scratch_folder_returns_otherwise_is_not_proven(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup is sound, and the disk of TMPDIR is not."""
+
+    def rots(*args: Any) -> tuple[Brought, ...]:
+        brought = bring(*args)
+        (uploads,) = [one.piece for one in brought if one.piece.stored == "data/uploads"]
+        flip(Path(uploads.staged(), "document-00.pdf"), at=100)
+        return brought
+
+    monkeypatch.setattr(rehearsal, "bring", rots)
+
+    done = kept.rehearsed(tmp_path, Part.UPLOADS)
+
+    assert done.findings == ()
+    assert [one.what for one in done.unproved] == ["files"]
+    assert "document-00.pdf: it is not what was restored (sha256)" in done.unproved[0].why
+    assert done.rehearsed
+    assert not done.rehearsed.whole
+
+
+def test_what_one_node_cannot_take_is_not_uploaded(kept: Kept, tmp_path: Path, server: StandIn) -> None:
+    custom = values.qdrant(values.captured("docs", sharding="custom"))
+
+    with connect(server.url) as target:
+        done = kept.rehearsed(tmp_path, server=target, qdrant=custom)
+
+    assert done.findings == ()
+    assert ["docs has custom sharding" in one.why for one in done.unproved] == [True]
+    assert not [request for request in server.requests if request.method in ("PUT", "POST")]
+
+
+# -- notes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(server: StandIn) -> Iterator[RestoreTarget]:
+    with connect(server.url) as connected:
+        yield connected
+
+
+def left_over(folder: Path, server: RestoreTarget, *, url: str = "") -> scratch_collections.Note:
+    """The note of a run that was killed, and its collection, which is there."""
+    token = "0123456789abcdef"
+    note = scratch_collections.Note(
+        url or server.url, f"{PREFIX}b-{token}", f"docmind-backup-{token}.snapshot", server.now().isoformat()
+    )
+    folder.mkdir()
+    (folder / f"{token}.json").write_text(json.dumps(asdict(note)) + "\n")
+    server.create_collection(note.name)
+    return note
+
+
+def test_what_was_noted_of_another_server_is_left_to_that_one(target: RestoreTarget, tmp_path: Path) -> None:
+    note = left_over(tmp_path / "notes", target, url="http://another:6333")
+
+    assert scratch_collections.clean(tmp_path / "notes", target) == ()
+
+    assert note.name in target.names()
+    assert len(list((tmp_path / "notes").iterdir())) == 1
+
+
+def test_an_upload_without_an_answer_is_noted_for_a_day(
+    target: RestoreTarget, tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may still bring its collection forth."""
+    note = left_over(tmp_path / "notes", target)
+
+    assert scratch_collections.clean(tmp_path / "notes", target) == (note.name,)
+    assert len(list((tmp_path / "notes").iterdir())) == 1
+    target.create_collection(note.name)
+    monkeypatch.setattr(scratch_collections, "LATE", timedelta(seconds=-1))
+    assert scratch_collections.clean(tmp_path / "notes", target) == (note.name,)
+    assert list((tmp_path / "notes").iterdir()) == []
+    assert server.state.collections == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [(QdrantUnreachable("fell silent"), 1), (QdrantUnclear("answered 520"), 1), (QdrantRefused("read-only"), 0)],
+)
+def test_an_upload_that_may_come_later_stays_noted(
+    target: RestoreTarget, tmp_path: Path, error: QdrantError, noted: int
+) -> None:
+    def upload() -> None:
+        with scratch_collections.scratch_collection(tmp_path / "notes", target, "b"):
+            raise error
+
+    with pytest.raises(type(error)):
+        upload()
+
+    assert len(list((tmp_path / "notes").iterdir())) == noted
 
 
 # -- ended at any moment -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -706,6 +707,46 @@ def test_an_inventory_that_is_not_as_it_was_written_restores_nothing(
         assert not (tmp_path / "one").exists()
 
 
+@pytest.fixture
+def mounted(untouched: Place) -> Iterator[Place]:
+    """The uploads lie on a file system of their own."""
+    at = untouched.data / "uploads"
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", at], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield untouched
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+def test_a_mount_point_is_refused_before_anything_is_staged(mounted: Place) -> None:
+    done = mounted.restore("latest", "--yes", "--only", "uploads")
+
+    assert done.code == 1
+    assert f"{mounted.data / 'uploads'} is a mount point: it cannot be swapped" in done.err
+    assert not (mounted.project / RESTORE_FOLDER).exists()
+
+
+def test_a_folder_that_takes_nothing_new_is_refused_before_anything_is_staged(
+    untouched: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the system, and not found out in the middle: root would not be refused."""
+    cache, really = untouched.project / "cache" / "ingestion", os.access
+
+    def access(path: Any, mode: int, **more: Any) -> bool:
+        return Path(path) != cache and really(path, mode, **more)
+
+    monkeypatch.setattr(os, "access", access)
+
+    done = untouched.restore("latest", "--yes")
+
+    assert done.code == 1
+    assert f"cannot write to {cache}; nothing was changed" in done.err
+
+
 def test_what_lies_in_a_place_that_would_be_replaced_is_safe(untouched: Place) -> None:
     """An artifacts folder that holds the whole environment."""
     with (untouched.project / ".env").open("a") as env:
@@ -991,21 +1032,33 @@ def test_a_signal_in_the_middle_of_the_swap_brings_everything_back(
     assert next(calls) > 2
 
 
+def relink(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+OTHERWISE: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "content": ("document-00.pdf", lambda path: flip(path, at=100), "it is not what was restored (sha256)"),
+    "mode": ("document-00.pdf", lambda path: path.chmod(0o600), "its mode is another one"),
+    "time": ("document-00.pdf", lambda path: os.utime(path, ns=(0, 0)), "its time is another one"),
+    "link": ("elsewhere.pdf", relink, "it is not the link that was restored"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
 def test_what_the_disk_returns_otherwise_is_found_and_the_old_state_comes_back(
-    untouched: Place, monkeypatch: pytest.MonkeyPatch
+    untouched: Place, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """A file changes after it was written, its size and time do not."""
-    monkeypatch.setattr(restoring, "refuse_used", rots(untouched.data.parent, "document-00.pdf"))
+    """One thing of it changes after it was written, all else does not."""
+    name, change_it, words = OTHERWISE[what]
+
+    def rot(_used: object) -> None:
+        for staged in untouched.project.glob(f"{RESTORE_FOLDER}/rollback-*/new/data-uploads/uploads/{name}"):
+            change_it(staged)
+
+    monkeypatch.setattr(restoring, "refuse_used", rot)
 
     done = untouched.restore("latest", "--yes", "--only", "uploads")
 
     assert done.code == 1
-    assert "document-00.pdf: it is not what was restored (sha256)" in done.err
-
-
-def rots(project: Path, name: str) -> Callable[[object], None]:
-    def rot(_used: object) -> None:
-        for staged in project.glob(f"{RESTORE_FOLDER}/rollback-*/new/data-uploads/uploads/{name}"):
-            flip(staged, at=100)
-
-    return rot
+    assert f"{name}: {words}" in done.err

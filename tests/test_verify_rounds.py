@@ -539,6 +539,13 @@ def forget_the_fingerprint(backup: Path) -> None:
     assert (remembered.verified_at, remembered.level, remembered.intact) == (START, "full", True)
 
 
+def doubt_it(backup: Path) -> None:
+    """The disk refused a file since."""
+    remembered = seal(backup)
+    assert remembered
+    Catalog(backup.parent).remember(backup, replace(remembered, unread_at=START))
+
+
 @pytest.mark.parametrize(
     ("change", "days"),
     [
@@ -549,6 +556,7 @@ def forget_the_fingerprint(backup: Path) -> None:
         (change_the_record, 1),
         (find_damage, 1),
         (forget_the_fingerprint, 1),
+        (doubt_it, 1),
     ],
 )
 def test_what_is_too_old_or_was_touched_is_read_again(
@@ -562,6 +570,22 @@ def test_what_is_too_old_or_was_touched_is_read_again(
 
     assert sorted(reads) == sorted(files(backup))
     assert found.level == "full"
+
+
+def test_a_record_replaced_while_it_was_verified_is_not_called_verified(backup: Path) -> None:
+    """By another that says the same of every file: what was remembered is of the one that was read."""
+    other = fmt.record_bytes(replace(record(backup), host="another"))
+
+    def replace_it(_event: Event) -> None:
+        if (backup / fmt.RECORD).read_bytes() != other:
+            overwrite(backup / fmt.RECORD, other)
+
+    with at(backup, START) as job:
+        found = Verifier(job, [backup], Extent()).verify(backup, replace_it)
+
+    assert isinstance(found, Verification)
+    assert found.exit_code == 0
+    assert seal(backup) is None
 
 
 def test_nothing_to_read_is_success_and_is_said(cli: Cli, backup: Path) -> None:

@@ -237,6 +237,18 @@ def test_an_accepted_absence_is_no_lack_and_is_remembered_until_it_is_there_agai
     assert lacks(plan(inventory(absent(Part.CHAT)), again, since, before)) == [("data/chat.db", Reason.GONE)]
 
 
+def test_collections_that_no_index_snapshot_names_any_more_are_saved_until_that_is_accepted() -> None:
+    """They are still on the server: what the last backup has of them is not all there ever was."""
+    held = backup(qdrant=qdrant(captured("docs__1", "text"), captured("images__1", "image", 7)))
+    found = inventory(server=replace(SERVER, unclaimed=True), active="", snapshots=())
+
+    lacking, accepted = plan(found, held), plan(found, held, accept_shrink=True)
+
+    assert parts(lacking).count(Part.QDRANT) == 2
+    assert lacks(lacking) == [("text collection", Reason.GONE), ("image collection", Reason.GONE)]
+    assert (parts(accepted).count(Part.QDRANT), lacks(accepted)) == (0, [])
+
+
 def test_backups_of_another_data_directory_say_nothing_about_this_one() -> None:
     elsewhere = Scope("/srv/other/data", "d1", frozenset(Part), frozenset())
 

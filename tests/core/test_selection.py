@@ -92,6 +92,17 @@ def test_collections_that_stay_out_beside_files_are_named() -> None:
     ]
 
 
+def test_a_part_of_what_belongs_together_names_what_stays() -> None:
+    """Other collections count: each is of the same index."""
+    both, one = Selection(only=frozenset({Part.QDRANT})), Selection(collections=("docs",))
+    alone = values.record(qdrant=SERVER, included=(Part.QDRANT,))
+
+    words = "only a part of what belongs together comes back; as they are now stay: "
+    assert list(partial(RECORD, narrow(RECORD, Selection()), Selection())) == []
+    assert list(partial(alone, narrow(alone, both), both)) == []
+    assert list(partial(alone, narrow(alone, one), one)) == [f"{words}other collections"]
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
