@@ -59,7 +59,7 @@ ALLOWED = {
     "render": "core catalog ledger leftovers operations",
     "render_restore": "core picking render restores",
     "documents": "core catalog ledger leftovers operations picking restores",
-    "demo": "errors render sample settings",
+    "demo": "errors render sample settings starting",
     # the composition root: the only module that knows both the settings and the real server
     "compose": "core errors catalog events looking operations qdrant settings starting whereabouts",
     "settings": "core errors pinpoint",

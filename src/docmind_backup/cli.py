@@ -595,7 +595,7 @@ def _run(arguments: list[str]) -> int:
     try:
         with _signals():
             app(args=arguments, prog_name=PROG)
-    except BackupError as error:
+    except (BackupError, Interrupted) as error:
         _report(error, as_json="--json" in arguments)
         return error.exit_code
     except SystemExit as done:
@@ -616,7 +616,7 @@ def console() -> NoReturn:
     sys.exit(main())
 
 
-def _report(error: BackupError, *, as_json: bool) -> None:
+def _report(error: BackupError | Interrupted, *, as_json: bool) -> None:
     """`error:` and `hint:` on stderr, or one JSON object there; commands in them look where this one did."""
     where = LOOKING.get(Where())
     if as_json:
