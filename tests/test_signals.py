@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.conftest import Cli, Result
 from tests.environments import DocMindV2
 from tests.killing import Tree, look
 
-from docmind_backup import journal, looking, restores, restoring
+from docmind_backup import journal, looking, queries, restores, restoring
 from docmind_backup.catalog import Catalog
 from docmind_backup.errors import DamageFound
 
@@ -162,4 +164,29 @@ def test_while_a_failed_restore_goes_back_it_says_what_is_left_to_do(
     assert (ended.code, "restore --rollback" in ended.err) == (HEARD, True), ended.err
     assert home("create", *PARTS).code == 11
     assert home("restore", "--rollback").code == 0
+    assert home.look() == before
+
+
+class Struck(sqlite3.Connection):
+    """A signal comes while the engine is at work: Python hears of it in what the engine calls."""
+
+    def set_progress_handler(self, handler: Any, n: int) -> None:
+        def struck() -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            return handler()
+
+        super().set_progress_handler(struck, n)
+
+
+@pytest.mark.parametrize("command", ["create", "restore"])
+def test_it_ends_the_engines_look_at_a_database(command: str, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(home.env.chat_db)) as database:
+        database.execute("CREATE TABLE more AS SELECT 1")
+    before = home.look()
+    monkeypatch.setattr(queries, "EVERY", 10)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Struck))
+
+    ended = home(*COMMANDS[command])
+
+    assert (ended.code, "Traceback" in ended.err) == (HEARD, False), ended.err
     assert home.look() == before
