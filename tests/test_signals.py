@@ -170,10 +170,10 @@ def test_while_a_failed_restore_goes_back_it_says_what_is_left_to_do(
 class Struck(sqlite3.Connection):
     """A signal comes while the engine is at work: Python hears of it in what the engine calls."""
 
-    def set_progress_handler(self, handler: Any, n: int) -> None:
+    def set_progress_handler(self, progress_handler: Any, n: int) -> None:
         def struck() -> Any:
             signal.raise_signal(signal.SIGTERM)
-            return handler()
+            return progress_handler()
 
         super().set_progress_handler(struck, n)
 

@@ -35,7 +35,7 @@ from docmind_backup.executor import Execution, SourcesMoved, check_space, execut
 from docmind_backup.journal import clear_killed, refuse_unfinished
 from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
 from docmind_backup.leftovers import Leftovers
-from docmind_backup.looking import Look, beside, show
+from docmind_backup.looking import Look, beside, read, show
 
 Server = RestoreTarget | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
@@ -376,11 +376,11 @@ def _prune(job: Job) -> Pruned:
 
 
 def hold(job: Job, text: str, reason: str) -> Backup:
-    """Keep a backup, whatever the retention rules say, until `release`."""
+    """Keep a backup, whatever the retention rules say, until `release`. NoSuchBackup when it went while we waited."""
     backup = show(job.look, text)
     catalog = beside(job.look, backup.directory)
     with catalog.lock(job.lock_wait_s):
-        catalog.hold(catalog.read(backup.directory), reason)
+        catalog.hold(read(job.look, backup.directory), reason)
     return replace(backup, held=reason)
 
 
