@@ -44,7 +44,7 @@ from docmind_backup.cli_shared import (
 )
 from docmind_backup.core.parts import Part
 from docmind_backup.core.proposing import PROG, Where
-from docmind_backup.errors import BackupError, Interrupted
+from docmind_backup.errors import BackupError, Interrupted, NoSuchBackup
 
 if TYPE_CHECKING:
     from docmind_backup.core.verifier import Unread, Verification
@@ -438,14 +438,14 @@ def verify(
     face = make_face(project, dest, quiet=quiet or as_json)
     with _verifying(project, dest, face, rehearse=rehearse) as (seen, rehearsing):
         verifier = rounds.Verifier(seen, _to_verify(seen, backup, everything=everything), extent, rehearsing)
-        results, failed = _verify_each(verifier, face, as_json=as_json)
+        results, failed = _verify_each(verifier, face, as_json=as_json, everything=everything)
     if as_json and (results or not failed):
         print_json([documents.verification(found) for found in results])
     elif results:
         word = looking.word_for(seen, results[0].directory, results[0].id) if len(results) == 1 else "latest"
         render.verified_next(face, results, word)
     codes = {found.exit_code for found in results} | {error.exit_code for error in failed}
-    raise typer.Exit(next((code for code in (4, 16, 5) if code in codes), 0))
+    raise typer.Exit(next((code for code in (4, 16, 10, 5) if code in codes), 0))
 
 
 @contextmanager
@@ -477,20 +477,32 @@ def _to_verify(seen: Look, backup: list[str] | None, *, everything: bool) -> tup
 
 
 def _verify_each(
-    verifier: Verifier, face: Face, *, as_json: bool
+    verifier: Verifier, face: Face, *, as_json: bool, everything: bool
 ) -> tuple[list[Verification | Unread], list[BackupError]]:
-    """(verified, those of which nothing can be said): one of a newer format does not stop the others."""
+    """(verified, those of which nothing can be said): one of a newer format does not stop the others.
+
+    Of `everything` one that was pruned before its turn is nothing to fail for, unless nothing else was there.
+    """
     from docmind_backup.errors import FormatTooNew
     from docmind_backup.verify import CannotCheck
 
     results: list[Verification | Unread] = []
     failed: list[BackupError] = []
+    gone: list[NoSuchBackup] = []
     for directory in verifier.order:
         try:
             results.append(_verify_one(verifier, face, directory, say=not as_json))
+        except NoSuchBackup as error:
+            gone.append(error)
         except (FormatTooNew, CannotCheck) as error:
             failed.append(error)
             _report(error, as_json=as_json)
+    for one in gone:
+        if everything and (results or failed):
+            face.warn(str(one))
+        else:
+            failed.append(one)
+            _report(one, as_json=as_json)
     return results, failed
 
 
@@ -595,7 +607,7 @@ def _run(arguments: list[str]) -> int:
     try:
         with _signals():
             app(args=arguments, prog_name=PROG)
-    except BackupError as error:
+    except (BackupError, Interrupted) as error:
         _report(error, as_json="--json" in arguments)
         return error.exit_code
     except SystemExit as done:
@@ -616,7 +628,7 @@ def console() -> NoReturn:
     sys.exit(main())
 
 
-def _report(error: BackupError, *, as_json: bool) -> None:
+def _report(error: BackupError | Interrupted, *, as_json: bool) -> None:
     """`error:` and `hint:` on stderr, or one JSON object there; commands in them look where this one did."""
     where = LOOKING.get(Where())
     if as_json:

@@ -6,8 +6,8 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from docmind_backup import readlock
 from docmind_backup.copying import Changed, Copied, SourceError, Version, reading, thrice, version, version_at
 from docmind_backup.core.model import Part, Reason, Source
+from docmind_backup.queries import stoppable
 from docmind_backup.readlock import POLL_S, Patience, ReadLock
 from docmind_backup.staging import Captured, Staging, beside, copy_together, discard, omission, printable, versions
 
@@ -210,7 +211,10 @@ def _names_super_journal(journal: Path) -> bool:
 def _check(target: Path, staging: Staging) -> str:
     """Why the engine cannot tell whether the copy is sound, else empty; raises Damaged when it is not."""
     try:
-        with closing(_connect(target, "mode=ro&immutable=1")) as copy, _stoppable(copy, staging):
+        with (
+            closing(_connect(target, "mode=ro&immutable=1")) as copy,
+            stoppable(copy, lambda: staging.copier.on_bytes(0)),
+        ):
             rows = copy.execute("PRAGMA integrity_check(3)").fetchall()
     except sqlite3.Error as error:
         if _primary(error) == sqlite3.SQLITE_ERROR:  # a collation or function of the application
@@ -219,27 +223,6 @@ def _check(target: Path, staging: Staging) -> str:
     if rows != [("ok",)]:
         raise Damaged("SQLite finds " + "; ".join(str(row[0]) for row in rows))
     return ""
-
-
-@contextmanager
-def _stoppable(connection: sqlite3.Connection, staging: Staging) -> Iterator[None]:
-    """`on_bytes` is called while the engine works, and what it raises gets out."""
-    raised: list[BaseException] = []
-
-    def tick() -> bool:
-        try:
-            staging.copier.on_bytes(0)
-        except BaseException as error:  # sqlite3 would swallow it
-            raised.append(error)
-        return bool(raised)
-
-    connection.set_progress_handler(tick, 100_000)
-    try:
-        yield
-    except sqlite3.Error:
-        if raised:
-            raise raised[0] from None
-        raise
 
 
 def count_rows(path: Path, table: str) -> int:

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from docmind_backup.errors import UsageError
+from docmind_backup.errors import Interrupted, UsageError
 from docmind_backup.render import Face
 from docmind_backup.sample import build_sample
 from docmind_backup.settings import no_variables
+from docmind_backup.starting import STOPPING
 
 Command = Callable[[list[str]], int]
 PROJECT = "docmind"
@@ -47,6 +48,8 @@ def _show(face: Face, folder: Path, command: Command) -> None:
         face.say(f"$ docmind-backup {' '.join(brief.get(word, word) for word in words)}", style="bold")
         with no_variables():
             code = command([words[0], "-C", str(project), *words[1:]])
+        if code - 128 in STOPPING:
+            raise Interrupted(code - 128)
         if code:
             raise UsageError(f"`docmind-backup {words[0]}` ended with exit code {code}")
     face.say("")

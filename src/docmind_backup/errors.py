@@ -79,12 +79,17 @@ class FormatTooNew(BackupError):
     exit_code = 16
 
 
-class Interrupted(BackupError):
-    """A signal asked us to stop; `exit_code` is 128 + its number."""
+class Interrupted(BaseException):
+    """A signal asked us to stop; `exit_code` is 128 + its number.
 
-    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
+    No Exception: it comes in the middle of anything, and who deals with a failure, here or in a library, would take it
+    for one of theirs and go on.
+    """
+
+    def __init__(self, signal_number: int, message: str = "interrupted", *, hint: str = "") -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+        self.hint = hint
 
 
 class PlanOutdated(BackupError):

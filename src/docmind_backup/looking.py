@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from docmind_backup.errors import BackupError, DamageFound, FormatTooNew, NoSuch
 if TYPE_CHECKING:
     from docmind_backup.ledger import Begun
 
+LISTED = "`docmind-backup list` shows what is there"
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -33,7 +36,7 @@ class Look:
 def show(look: Look, text: str) -> Backup:
     """One backup by `latest`, id, prefix or path."""
     directory = look.catalog.find(text, now=look.clock())
-    return _read(directory, look)
+    return read(look, directory)
 
 
 def word_for(look: Look, directory: Path, identity: str) -> str:
@@ -59,15 +62,18 @@ def beside(look: Look, directory: Path) -> Catalog:
     return look.catalog if directory.parent == look.catalog.root else Catalog(directory.parent)
 
 
-def _read(directory: Path, look: Look) -> Backup:
+def read(look: Look, directory: Path) -> Backup:
+    """The backup in a folder that was found. NoSuchBackup where it went meanwhile, DamageFound, FormatTooNew."""
     try:
         return beside(look, directory).read(directory)
     except FormatTooNew:
         raise
     except FileNotFoundError as error:
+        if not os.path.lexists(directory):
+            raise NoSuchBackup(f"{directory} is gone", hint=LISTED) from error
         raise NoSuchBackup(
             f"{directory} was not made by this tool: it has no {fmt.RECORD}",
-            hint="`docmind-backup list` shows what is there",
+            hint=LISTED,
         ) from error
     except (ValueError, OSError) as error:
         raise DamageFound(

@@ -25,6 +25,7 @@ from docmind_backup.core.rotator import RetentionPolicy, Verdict
 from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
+    Interrupted,
     NoSuchBackup,
     QdrantError,
     SourceMissing,
@@ -34,7 +35,7 @@ from docmind_backup.executor import Execution, SourcesMoved, check_space, execut
 from docmind_backup.journal import clear_killed, refuse_unfinished
 from docmind_backup.ledger import Candidate, Ledger, candidates, clean_up
 from docmind_backup.leftovers import Leftovers
-from docmind_backup.looking import Look, beside, show
+from docmind_backup.looking import Look, beside, read, show
 
 Server = RestoreTarget | QdrantError | None
 """A Qdrant server; the error when its address may not be used; None when Qdrant is off or embedded."""
@@ -137,17 +138,19 @@ def _failure_told(job: Job) -> Iterator[list[Backup]]:
     made: list[Backup] = []
     try:
         yield made
-    except Exception as error:
-        if made and isinstance(error, BackupError):
+    except (Exception, Interrupted) as error:
+        if made and isinstance(error, BackupError | Interrupted):
             error.hint = error.hint or f"{made[0].directory.name} was made; `docmind-backup prune` does what is left"
         tell_failure(job, "prune_failed" if made else "backup_failed", error)
         raise
 
 
-def tell_failure(job: Job, event: str, error: Exception) -> None:
+def tell_failure(job: Job, event: str, error: Exception | Interrupted) -> None:
     """In the events, where there is a root. Of what nobody expected the kind alone: its words may hold anything."""
     if os.path.isdir(job.catalog.root):
-        words, code = (str(error), error.exit_code) if isinstance(error, BackupError) else (type(error).__name__, 1)
+        words, code = type(error).__name__, 1
+        if isinstance(error, BackupError | Interrupted):
+            words, code = str(error), error.exit_code
         job.events.emit(event, error=words, exit_code=code)
 
 
@@ -336,7 +339,7 @@ def prune(job: Job, *, dry_run: bool = False) -> Pruned:
         with job.catalog.lock(job.lock_wait_s):
             _cleared(job)
             return _prune(job)
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         tell_failure(job, "prune_failed", error)
         raise
 
@@ -373,11 +376,11 @@ def _prune(job: Job) -> Pruned:
 
 
 def hold(job: Job, text: str, reason: str) -> Backup:
-    """Keep a backup, whatever the retention rules say, until `release`."""
+    """Keep a backup, whatever the retention rules say, until `release`. NoSuchBackup when it went while we waited."""
     backup = show(job.look, text)
     catalog = beside(job.look, backup.directory)
     with catalog.lock(job.lock_wait_s):
-        catalog.hold(catalog.read(backup.directory), reason)
+        catalog.hold(read(job.look, backup.directory), reason)
     return replace(backup, held=reason)
 
 

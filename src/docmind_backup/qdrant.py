@@ -28,7 +28,7 @@ from docmind_backup.core import qdrant_rest as rest
 from docmind_backup.core.model import CollectionState, Placement
 from docmind_backup.core.server import Downloaded, Point, ServerSnapshot
 from docmind_backup.downloading import Patience, Site, fetch
-from docmind_backup.errors import BackupError, QdrantAbsent, QdrantError, QdrantUnclear, QdrantUnreachable
+from docmind_backup.errors import QdrantAbsent, QdrantError, QdrantUnclear, QdrantUnreachable
 from docmind_backup.qdrant_restore import Restoring
 
 if TYPE_CHECKING:
@@ -271,8 +271,7 @@ class QdrantServer(Restoring):
             raise refusal from self._refusals.cause(error, error.content)
         except ResponseHandlingException as error:
             silence = self._silence(_late_or(error.source, late), waited_s)
-            if not isinstance(error.source, BackupError):  # that is from a signal handler
-                (breaker or self._lines).check()
+            (breaker or self._lines).check()
             raise silence from self._refusals.cause(error, str(error).encode())
         except QdrantException as error:  # 429 with a Retry-After
             said = str(error).encode()
@@ -326,11 +325,9 @@ class QdrantServer(Restoring):
                 self._lines.check()
                 raise self._silence(_late_or(error, late), waited_s) from error
 
-    def _silence(self, error: Exception, waited_s: float) -> BackupError:
+    def _silence(self, error: Exception, waited_s: float) -> QdrantError:
         """No answer, or none that could be read."""
         match error:
-            case BackupError():  # from a signal handler: qdrant-client wraps whatever is raised meanwhile
-                return error
             case httpx.ConnectTimeout():
                 problem = f"nothing answers at {self._url} within {self._timeouts.connect:g} s"
                 return QdrantAbsent(problem, hint=rest.UNREACHABLE_HINT)

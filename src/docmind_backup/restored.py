@@ -31,6 +31,7 @@ from docmind_backup.core.model import (
 )
 from docmind_backup.crew import LIGHT, Crew, Teller
 from docmind_backup.errors import DamageFound, NoSpace, Stopped
+from docmind_backup.queries import stoppable
 from docmind_backup.reach import near
 from docmind_backup.scratch import NoScratch
 
@@ -189,7 +190,7 @@ def check_meaning(record: Record, pieces: Iterable[Piece], inventory: Path) -> I
 def integrity_problem(path: Path) -> str:
     """What SQLite says of a database, without leaving anything beside it; empty when it is sound."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db, stoppable(db):
             (answer,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
         return str(error)

@@ -29,6 +29,7 @@ from docmind_backup.core.server import RestoreTarget
 from docmind_backup.errors import (
     BackupError,
     DamageFound,
+    Interrupted,
     Locked,
     NoSpace,
     NoSuchBackup,
@@ -581,7 +582,7 @@ def _failure_told(job: Job) -> Iterator[None]:
     """What was begun and does not come to its end is in the events, too."""
     try:
         yield
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         tell_failure(job, "restore_failed", error)
         raise
 

@@ -31,9 +31,9 @@ from docmind_backup.core.journal import (
 )
 from docmind_backup.core.model import OnEvent, Record
 from docmind_backup.core.restore import SIDECARS
-from docmind_backup.errors import BackupError, DamageFound, NoSpace
+from docmind_backup.errors import BackupError, DamageFound, Interrupted, NoSpace
 from docmind_backup.inuse import Used, application_kept_out, refuse_used
-from docmind_backup.journal import RestoreFolder
+from docmind_backup.journal import WAYS_OUT, RestoreFolder
 from docmind_backup.opening import Papers
 from docmind_backup.reach import lexists, near, walk
 from docmind_backup.restored import check_files, check_meaning, check_rows, count
@@ -181,6 +181,9 @@ class Restoration:
         try:
             self._return()
             self._clear()
+        except Interrupted as second:
+            second.hint = WAYS_OUT
+            raise
         except Exception as second:
             raise BackupError(
                 f"{error}; and what was there could not be brought back: {second}",

@@ -13,20 +13,27 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
-    """A signal that comes meanwhile is heard at the end of the block. In other threads none is heard anyway."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def unbroken() -> Iterator[list[int]]:
+    """A signal that comes meanwhile is heard at the end of the block, however that ends; the list has those that came.
+
+    In other threads none is heard anyway.
+    """
     came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    with _instead({number: handler for number in STOPPING if (handler := signal.getsignal(number)) is not None}, note):
-        yield
-    if came:
-        signal.raise_signal(came[0])
+    nobody = (None, signal.SIG_IGN)
+    before = {int(number): handler for number in STOPPING if (handler := signal.getsignal(number)) not in nobody}
+    try:
+        with _instead(before, note):
+            yield came
+    finally:
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager

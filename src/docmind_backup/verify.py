@@ -39,7 +39,7 @@ from docmind_backup.core.verifier import (
     compare,
 )
 from docmind_backup.crew import LIGHT, Crew, Teller, Window
-from docmind_backup.errors import BackupError, Stopped
+from docmind_backup.errors import BackupError, NoSuchBackup, Stopped
 from docmind_backup.reach import lstat, near, scandir
 
 LARGE = 32 * 1024 * 1024
@@ -245,6 +245,10 @@ class _Check:
                 self._findings.append(Altered(fmt.RECORD, "it means the same and is not as it was written"))
             return record  # noqa: TRY300
         except FileNotFoundError:
+            if not os.path.lexists(self._directory):
+                raise NoSuchBackup(
+                    f"{self._directory} is gone", hint="`docmind-backup list` shows what is there"
+                ) from None
             if not (self._directory / fmt.INVENTORY).exists():
                 raise CannotCheck(
                     f"{self._directory} has no {fmt.RECORD}: it was not made by this tool",
