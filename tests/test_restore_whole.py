@@ -243,6 +243,24 @@ def test_a_server_that_makes_no_collection_leaves_nothing_unfinished(world: Worl
     assert cli("create", *world.where, "-q", "--only", "chat").code == 0
 
 
+@pytest.mark.usefixtures("unproved")
+def test_what_a_full_server_keeps_is_told_once_and_cleared_when_there_is_room(world: World, cli: Cli) -> None:
+    """The upload's file lies there, and no collection can be made by which it could be deleted."""
+    world.standin.delete_collection(world.image)
+    old = world.see()
+    world.standin.faults.answer("POST", "/upload$", 500, JSON, FULL, times=None)
+    world.standin.faults.answer("PUT", "^/collections/[^/]+$", 500, JSON, FULL, times=None, skip=1)
+
+    done = cli("restore", "latest", *world.where, *world.small, "--yes")
+
+    assert done.code == 15, done.err
+    assert done.err.count("No space left on device") == 1
+    assert "restore --rollback" in done.err
+    world.standin.faults.rules.clear()
+    assert cli("restore", "--rollback", *world.where).code == 0
+    assert world.see() == old
+
+
 # -- not everything ------------------------------------------------------------------------------------
 
 

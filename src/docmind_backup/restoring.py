@@ -185,10 +185,13 @@ class Restoration:
             second.hint = WAYS_OUT
             raise
         except Exception as second:
-            raise BackupError(
-                f"{error}; and what was there could not be brought back: {second}",
+            why = "" if str(second) in str(error) else f": {second}"
+            failed = BackupError(
+                f"{error}; and what was there could not be brought back{why}",
                 hint="`docmind-backup restore --rollback` tries again",
-            ) from error
+            )
+            failed.exit_code = error.exit_code if isinstance(error, BackupError | Interrupted) else failed.exit_code
+            raise failed from error
 
     def take_back(self) -> None:
         """What was there before is there again. Raises Locked while the environment is in use.

@@ -24,7 +24,7 @@ from docmind_backup.core.planner import CollectionStep
 from docmind_backup.core.restore import TargetQdrant, old_blockers
 from docmind_backup.core.returning import Course, Expected, Saved, Stage, Way
 from docmind_backup.core.server import RestoreTarget
-from docmind_backup.errors import BackupError, DamageFound, Interrupted, QdrantError, QdrantRefused
+from docmind_backup.errors import BackupError, DamageFound, QdrantError, QdrantRefused
 from docmind_backup.ledger import Ledger, clean_up
 from docmind_backup.uploads import Patience, Unlike, Upload
 
@@ -463,14 +463,13 @@ class CollectionReturn:
         """An interruption leaves it to whoever comes next to go on or back."""
         try:
             yield
-        except Interrupted:
-            raise
         except (BackupError, OSError) as error:
             try:
                 self.roll_back()
             except (BackupError, OSError) as second:
+                why = "for the same reason" if str(second) == str(error) else str(second)
                 raise QdrantError(
-                    f"{error}; and {self._wanted} could not be put back as it was: {second}",
+                    f"{error}; and {self._wanted} could not be put back as it was: {why}",
                     hint=f"what is needed for that is in {self._folder}; roll back again",
                 ) from error
             if may_come := "; ".join(self._may_come()):
