@@ -73,7 +73,7 @@ BROKEN = {
     "import os, sys; os.utime(f'{sys.argv[3]}/.env'); ": ".env: another mtime_ns",
     "import os; os.close(os.open(os.path.expanduser('~/.docmind'), os.O_CREAT)); ": "home/.docmind: made",
     "from docmind_backup import errors as e; e.NoSpace.exit_code = 1; ": "is exit 1",
-    "from docmind_backup import operations as o; o._tell_failure = lambda *_: None; ": "no event",
+    "from docmind_backup import operations as o; o.tell_failure = lambda *_: None; ": "no event",
     "print('so far so good'); ": "cannot be read",
 }
 """The tool broken on purpose, and what has to be said of it."""

@@ -119,7 +119,7 @@ def test_what_cannot_be_taken_back_now_is_taken_back_later(cli: Cli, env: DocMin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(restores, "_collections", broken)
         done = cli("restore", "latest", "-C", env.project, "--yes")
-    assert done.code == 1
+    assert done.code == 15
     assert "restore --rollback" in done.err
     assert cli("create", "-C", env.project).code == 11
     shutil.rmtree(env.backups)

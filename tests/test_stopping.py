@@ -240,7 +240,7 @@ def test_a_restore_that_cannot_go_back_says_what_does(cli: Cli, world: World, si
     ended = cli("restore", "latest", *world.where, *world.small, "--yes")
 
     assert silence.outlasted is False
-    assert (ended.code, "restore --rollback" in ended.err) == (1, True), ended.err
+    assert (ended.code, "restore --rollback" in ended.err) == (130, True), ended.err
     silence.over()
     assert world.image not in server.collections()
     assert cli("restore", "--rollback", *world.where).code == 0
