@@ -28,7 +28,8 @@ SHELL = ("DOCMIND_", "QDRANT_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ctrl-C is heard, by what the tests start too: a shell switches it off for what it puts into the background.
+    """Signals are heard, by what the tests start too: a shell switches Ctrl-C off for what it puts into the background,
+    and `nohup` the hang-up.
 
     And the package is compiled once, as pip does: hundreds of processes are started from it, and where
     PYTHONDONTWRITEBYTECODE is set each of them would compile it again.
@@ -37,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(docmind_backup.__file__).parent, quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -190,3 +190,26 @@ def test_it_ends_the_engines_look_at_a_database(command: str, home: Home, monkey
 
     assert (ended.code, "Traceback" in ended.err) == (HEARD, False), ended.err
     assert home.look() == before
+
+
+def test_what_the_caller_ignores_ends_nothing(cli: Cli, env: DocMindV2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `nohup`: the terminal goes, and the backup is made."""
+    really, sent = Catalog.new_staging, list[int]()
+
+    def hang_up(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGHUP)
+        sent.append(signal.SIGHUP)
+        return really(*args)
+
+    monkeypatch.setattr(Catalog, "new_staging", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ignored = cli("create", "-C", env.project, *PARTS, "-q")
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        heard = cli("create", "-C", env.project, *PARTS, "-q")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert (ignored.code, len(sent)) == (0, 1)
+    assert heard.code == 128 + signal.SIGHUP
+    assert len(backups(env.backups)) == 1

@@ -662,9 +662,13 @@ def _of_the_output(error: OSError) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end a run cleanly with 128 + their number; a second one ends it at once."""
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [(number, signal.getsignal(number)) for number in wanted]
+    """Ctrl-C, SIGTERM and SIGHUP end a run cleanly with 128 + their number; a second one ends it at once.
+
+    What the caller ignores stays ignored, as by `nohup`.
+    """
+    known = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = [(number, handler) for number, handler in known if handler is not signal.SIG_IGN]
+    wanted = [number for number, _ in before]
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in wanted:

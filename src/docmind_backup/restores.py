@@ -317,9 +317,9 @@ def _restored(
 
 def _taken_back(job: Job, restoration: Restoration, to: Path | None) -> Restored:
     journal, beside = restoration.journal, ("--to", str(to)) if to else ()
-    word = word_for(job.look, Path(journal.directory), journal.backup_id)
     done = _restored(restoration)
     _announce(job, "restore_taken_back", done)
+    word = word_for(job.look, Path(journal.directory), journal.backup_id)
     return replace(done, again=(word, *beside) if os.path.isdir(journal.directory) else ())
 
 
