@@ -58,6 +58,8 @@ class Bed:
         with self._tool(image) as tool:
             invariants.surroundings(tool.project.parent)
             trial.prepare(tool)
+            if trial.before:
+                tool.must(*trial.before)
         return image
 
     def cut(self, trial: Trial, base: Path, seed: int, cuts: int) -> Iterator[Finding]:
